@@ -1,0 +1,1 @@
+"""Every performance claim as one command: ./step3 bench NAME."""

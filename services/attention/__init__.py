@@ -1,0 +1,1 @@
+"""The attention instance: KV cache, scheduling, MFA, router and sampling."""

@@ -1,0 +1,1 @@
+"""An FFN shard: the experts and dense layers that attention instances send tokens to."""

@@ -1,0 +1,1 @@
+"""The gateway: the conversation API in front of vision and attention."""

@@ -1,0 +1,1 @@
+"""Training: the curriculum, packing, the loop, pretraining, fine-tuning and evaluation."""

@@ -1,0 +1,1 @@
+"""The vision service: encoded images in, features for the language model out."""

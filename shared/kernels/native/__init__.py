@@ -1,0 +1,1 @@
+"""C++ kernels for CPUs and their checked wrappers; `shared.kernels.build` compiles them."""

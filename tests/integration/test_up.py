@@ -1,0 +1,123 @@
+"""`./step3 up` with the real services and a real model: chat, a crash, and nothing left."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+def model_folder() -> Path:
+    shipped = ROOT / "models" / "nano"
+    return shipped if shipped.exists() else ROOT / "tests" / "data" / "step3-tiny"
+
+
+def free_port_base() -> int:
+    for base in range(40000 + os.getpid() % 200 * 100, 64000, 100):
+        try:
+            for offset in (0, 1, 3, 4, 10, 30, 31):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", base + offset))
+        except OSError:
+            continue
+        return base
+    raise AssertionError("no free ports")
+
+
+class Step3:
+    """The command line with a home and ports of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("STEP3_")},
+            "STEP3_HOME": str(home),
+            "STEP3_PORT_BASE": str(free_port_base()),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "shared.cli", *arguments],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def services(self) -> dict[str, dict[str, Any]]:
+        report = json.loads(self("status", "--json").stdout)
+        return {service["service"]: service for service in report["services"]}
+
+    def chat(self, *arguments: str) -> dict[str, Any]:
+        result = self("chat", *arguments, "--json", "--max-tokens", "16", "--temperature", "0")
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def step3(tmp_path: Path) -> Iterator[Step3]:
+    step3 = Step3(tmp_path / "home")
+    yield step3
+    step3("down")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_from_up_to_down(step3: Step3) -> None:
+    up = step3("up", "--detach", "--no-ui", "--ffn", "2", "--model", str(model_folder()))
+    assert up.returncode == 0, up.stderr
+    services = step3.services()
+    assert set(services) == {"redis", "vision", "ffn-0", "ffn-1", "attention", "gateway"}
+    pids = [service["pid"] for service in services.values()]
+
+    first = step3.chat("What is 1 + 1?")
+    assert first["usage"]["completion_tokens"] >= 1
+    assert first["reasoning"] + first["content"]
+
+    os.kill(services["ffn-1"]["pid"], signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while True:
+        shard = step3.services()["ffn-1"]
+        if shard["state"] == "ready" and shard["restarts"] == 1:
+            break
+        assert time.monotonic() < deadline, shard
+        time.sleep(0.2)
+    pids.append(shard["pid"])
+    # The attention instance finds the new process by itself; it may need a moment for it.
+    while step3("chat", "again", "--json", "--max-tokens", "4").returncode != 0:
+        assert time.monotonic() < deadline, "no answer after the restart of an FFN shard"
+        time.sleep(0.5)
+    again = step3.chat("What is 1 + 1?")
+    assert (again["reasoning"], again["content"]) == (first["reasoning"], first["content"])
+
+    assert step3("down").returncode == 0
+    assert not any(is_alive(pid) for pid in pids)
+
+
+def test_unknown_model_folder_is_the_services_own_sentence(step3: Step3) -> None:
+    up = step3("up", "--detach", "--no-ui", "--model", "/no/such/folder")
+    assert up.returncode == 1
+    last = up.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "/no/such/folder" in last
+    assert "Traceback" not in up.stderr
+    assert step3("status").returncode == 1

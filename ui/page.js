@@ -1,0 +1,64 @@
+// What Gradio leaves to the page: the theme switch, the settings button, copying an answer, two keys.
+(() => {
+  const THEME = "step3-theme";
+
+  const setTheme = (dark) => {
+    document.body.classList.toggle("dark", dark);
+    document.documentElement.style.colorScheme = dark ? "dark" : "light";
+  };
+
+  const actions = {
+    theme() {
+      const dark = !document.body.classList.contains("dark");
+      localStorage.setItem(THEME, dark ? "dark" : "light");
+      setTheme(dark);
+    },
+    settings() {
+      document.querySelector("#settings .toggle-button")?.click();
+    },
+  };
+
+  // Gradio's own copy takes the thinking and the usage line along. A selection also works where the
+  // clipboard API does not: on a page that came over plain HTTP from another machine.
+  const copyAnswer = (button) => {
+    const row = button.closest(".message-buttons").previousElementSibling;
+    const contents = [...row.querySelectorAll(".message-content")].filter(
+      (content) => !content.closest(".thought-group") && !content.querySelector(".usage"),
+    );
+    if (!contents.length) return false;
+    const selection = getSelection();
+    selection.setBaseAndExtent(contents[0], 0, contents.at(-1), contents.at(-1).childNodes.length);
+    document.execCommand("copy");
+    selection.removeAllRanges();
+    button.classList.add("copied");
+    setTimeout(() => button.classList.remove("copied"), 1200);
+    return true;
+  };
+
+  document.addEventListener(
+    "click",
+    (event) => {
+      const action = event.target.closest("[data-action]")?.dataset.action;
+      if (action) actions[action]();
+      if (event.target.closest("#new-chat, .example") && matchMedia("(hover: hover)").matches) {
+        setTimeout(() => document.querySelector("#composer textarea")?.focus());
+      }
+      const copy = event.target.closest('.message-buttons-left [aria-label="Copy message"]');
+      if (copy && copyAnswer(copy)) event.stopPropagation();
+    },
+    true,
+  );
+
+  // Escape stops the answer. An Enter that ends the composition of a CJK word must not send it.
+  document.addEventListener(
+    "keydown",
+    (event) => {
+      if (event.isComposing) event.stopPropagation();
+      else if (event.key === "Escape") document.querySelector("#composer .stop-button")?.click();
+    },
+    true,
+  );
+
+  const saved = localStorage.getItem(THEME);
+  if (saved) addEventListener("load", () => setTheme(saved === "dark"));
+})();
