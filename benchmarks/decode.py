@@ -1,4 +1,4 @@
-"""Decode speed on this machine's CPU: ./step3 bench decode [--peer PYTHON]
+"""Decode speed on this machine's CPU: ./step3 bench decode [--peer PYTHON].
 
 Tokens per second of all streams together, from the 17th token of every stream on, for
 
@@ -284,7 +284,7 @@ def disaggregated(folder: Path, tuning: Tuning | None = None) -> Iterator[Measur
 
 
 def vllm(python: str, folder: Path, stack: contextlib.ExitStack) -> Measure:
-    """vLLM in its own interpreter, one process for all figures."""
+    """The peer in its own interpreter, one process for all figures."""
     tokenizer = REPOSITORY / "tests" / "data" / "step3-tiny"
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((tokenizer / name).read_bytes())

@@ -118,7 +118,7 @@ class Settings(BaseSettings):
         return parts[index]
 
     def addresses(self, service: str) -> list[str]:
-        """Every instance that STEP3_ADDRESS_<SERVICE> names; without it, the one on this machine."""
+        """All instances that STEP3_ADDRESS_<SERVICE> names; without it, the one on this machine."""
         return self._override(service) or [self.address(service)]
 
     def _override(self, service: str) -> list[str]:

@@ -3,11 +3,10 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,25 +99,12 @@ def test_image_does_not_run_as_root() -> None:
     assert users[-1:] == ["step3"]
 
 
-def free_port_base() -> int:
-    used = [7300, 7301, 7303, 7304, 7310, 7330, 7331]
-    for base in range(30000 + os.getpid() % 200 * 100, 60000, 100):
-        try:
-            for port in used:
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port - 7300 + base))
-        except OSError:
-            continue
-        return base
-    raise AssertionError("no free ports")
-
-
 class Outside:
     """Commands of the compose file, on loopback ports of this machine."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, port_base: int) -> None:
         self.home = home
-        self.base = free_port_base()
+        self.base = port_base
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def here(self, text: str) -> str:
@@ -190,8 +176,8 @@ class Outside:
 
 
 @pytest.fixture
-def outside(tmp_path: Path) -> Iterator[Outside]:
-    outside = Outside(tmp_path)
+def outside(tmp_path: Path, free_port_base: Callable[[], int]) -> Iterator[Outside]:
+    outside = Outside(tmp_path, free_port_base())
     yield outside
     outside.stop_all()
 

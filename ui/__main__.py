@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 
@@ -31,6 +32,9 @@ def main() -> int:
         )
     )
     sys.stderr.write(f"ui: http://{host}:{port}\n")
+    # uvicorn raises the signal that ended it once more when it has drained; that is no failure.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     server.run(sockets=[listener])
     return 0
 

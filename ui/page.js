@@ -2,16 +2,20 @@
 (() => {
   const THEME = "step3-theme";
 
-  const setTheme = (dark) => {
-    document.body.classList.toggle("dark", dark);
-    document.documentElement.style.colorScheme = dark ? "dark" : "light";
+  const applyTheme = () => {
+    const chosen = localStorage.getItem(THEME);
+    if (!chosen) return;
+    document.body.classList.toggle("dark", chosen === "dark");
+    document.documentElement.style.colorScheme = chosen;
+    // Gradio's own rule for the body looks at the system only.
+    document.body.style.background = "var(--body-background-fill)";
   };
 
   const actions = {
     theme() {
-      const dark = !document.body.classList.contains("dark");
-      localStorage.setItem(THEME, dark ? "dark" : "light");
-      setTheme(dark);
+      const dark = document.body.classList.contains("dark");
+      localStorage.setItem(THEME, dark ? "light" : "dark");
+      applyTheme();
     },
     settings() {
       document.querySelector("#settings .toggle-button")?.click();
@@ -59,6 +63,8 @@
     true,
   );
 
-  const saved = localStorage.getItem(THEME);
-  if (saved) addEventListener("load", () => setTheme(saved === "dark"));
+  // Gradio puts this script in when the page is up already, and sets the system's theme when it
+  // likes: the choice is put back each time.
+  applyTheme();
+  new MutationObserver(applyTheme).observe(document.body, { attributeFilter: ["class"] });
 })();

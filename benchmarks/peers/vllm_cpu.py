@@ -1,4 +1,4 @@
-"""Decode speed of vLLM on the CPU, run by its own interpreter: PYTHON vllm_cpu.py MODEL_DIR
+"""Decode speed of vLLM on the CPU: PYTHON vllm_cpu.py MODEL_DIR, with vLLM's interpreter.
 
 Reads one JSON line a measurement from standard input, [streams, seed, prompt tokens, tokens to
 skip, tokens to time], and answers each with a line "RATE tokens-per-second".

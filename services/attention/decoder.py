@@ -85,6 +85,7 @@ class Decoder:
     def _embed(self, micro_batch: MicroBatch) -> Tensor:
         hidden_TH = F.embedding(micro_batch.token_ids_T, self._embedding_VH)
         if micro_batch.image_rows_F is not None:
+            assert micro_batch.image_features_FH is not None
             hidden_TH[micro_batch.image_rows_F] = micro_batch.image_features_FH
         return hidden_TH
 

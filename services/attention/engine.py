@@ -45,9 +45,7 @@ class Engine:
         self._micro_batches = micro_batches
         pool = BlockPool(num_blocks, block_size)
         # The longest sequence: what the model can place, and what the cache can hold.
-        self.context_tokens = min(
-            decoder.config.max_position_embedding, pool.capacity * block_size
-        )
+        self.context_tokens = min(decoder.config.max_position_embedding, pool.capacity * block_size)
         self.scheduler = Scheduler(
             pool,
             max_running=max_running,

@@ -37,9 +37,7 @@ class AttentionInstance:
       on_serving: told, on the event loop, whether requests can be answered.
     """
 
-    def __init__(
-        self, settings: Settings, index: int, on_serving: Callable[[bool], None]
-    ) -> None:
+    def __init__(self, settings: Settings, index: int, on_serving: Callable[[bool], None]) -> None:
         self._settings = settings
         self._name = f"attention-{index}"
         self._checkpoint = Checkpoint.open(settings.model)
@@ -58,7 +56,7 @@ class AttentionInstance:
                 eos_token_id=config.eos_token_id,
                 defaults=settings.sampling,
             ),
-            max_waiting=own.max_waiting,
+            max_requests=own.max_running + own.max_waiting,
         )
 
     async def load(self) -> None:
@@ -90,7 +88,7 @@ class AttentionInstance:
             engine,
             reconnect=lambda: self._connect(_RECONNECT_S),
             deliver=self.servicer.deliver,
-            on_serving=lambda serving: self._loop.call_soon_threadsafe(self._on_serving, serving),
+            on_serving=self._say_serving,
             grace_s=_FFN_GRACE_S,
         )
         self.servicer.worker = self._worker
@@ -115,6 +113,10 @@ class AttentionInstance:
             timeout_s=timeout_s,
             deadline_s=settings.attention.ffn_deadline_s,
         )
+
+    def _say_serving(self, serving: bool) -> None:
+        """Pass the engine thread's word on to the event loop."""
+        self._loop.call_soon_threadsafe(self._on_serving, serving)
 
     def capabilities(self) -> dict[str, str]:
         """Facts for the server info."""

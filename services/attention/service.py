@@ -27,9 +27,9 @@ _FINISH = {
 class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
     """Serves one engine. Lives on the event loop that it was made on."""
 
-    def __init__(self, limits: Limits, *, max_waiting: int) -> None:
+    def __init__(self, limits: Limits, *, max_requests: int) -> None:
         self.limits = limits
-        self._max_waiting = max_waiting
+        self._max_requests = max_requests
         self._loop = asyncio.get_running_loop()
         self._queues: dict[int, asyncio.Queue[Output | Failure]] = {}
         self.worker: EngineWorker | None = None
@@ -50,10 +50,9 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
     ) -> AsyncIterator[Event]:
         assert self.worker is not None, "served before the engine was made"
         sequence = sequence_of(request, self.limits)
-        load = self.worker.load()
-        if load.waiting >= self._max_waiting:
+        if len(self._queues) >= self._max_requests:
             raise ResourceExhausted(
-                f"{load.waiting} requests are waiting already, the most that this instance holds; "
+                f"{len(self._queues)} requests run or wait, the most that this instance takes; "
                 "try again shortly",
                 reason="QUEUE_FULL",
                 retry_after_s=1.0,

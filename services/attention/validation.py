@@ -63,9 +63,7 @@ def _features(
     wanted = ids.count(limits.image_token_id)
     if not request.HasField("image_features"):
         if wanted:
-            raise _invalid(
-                "image_features", f"are missing: token_ids hold {wanted} image tokens"
-            )
+            raise _invalid("image_features", f"are missing: token_ids hold {wanted} image tokens")
         return None
     features = tensors.unpack(request.image_features, "image_features").to(torch.float32)
     if tuple(features.shape) != (wanted, limits.hidden):

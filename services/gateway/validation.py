@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -162,7 +161,7 @@ def _sampling(
     sampling.MergeFrom(given)
     del sampling.stop[:]
     # Written so that NaN is out of range, too.
-    _require(0 <= sampling.temperature < math.inf, given, "temperature", "a number from 0 up")
+    _require(0 <= sampling.temperature <= 100, given, "temperature", "from 0 to 100")
     _require(0 < sampling.top_p <= 1, given, "top_p", "above 0 and at most 1")
     _require(sampling.top_k >= 0, given, "top_k", "at least 1, or 0 for the whole vocabulary")
     _require(0 <= sampling.min_p <= 1, given, "min_p", "from 0 to 1")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.trainer.data.sample import Sample
+from services.trainer.pixels import preprocess_bytes
 from shared.model.config import Step3Config
 from shared.model.images import ImageInputs, preprocess
 from shared.model.tiling import ImageTokenIds, expand_prompt
@@ -44,13 +45,13 @@ class Renderer:
             text = f"{turn.question}\n{turn.reasoning}\n{turn.reply}\n"
             ids += self.tokenizer.encode(text, allow_special=False)
         ids.append(special.eot)
-        ids, images = self._expand(ids, sample)
+        ids, images = self._expand(ids, sample, fast=True)
         return Example(ids, [id_ not in self._markers for id_ in ids], images)
 
     def chat(self, sample: Sample) -> Example:
         """The conversation as it is served; the last reply and its reasoning are learned."""
         rendered = render(self.tokenizer, messages(sample, answered=True), training=True)
-        ids, images = self._expand(rendered.ids, sample)
+        ids, images = self._expand(rendered.ids, sample, fast=True)
         # Images stand in questions, before everything that is learned.
         grown = [False] * (len(ids) - len(rendered.ids))
         return Example(ids, grown + rendered.loss_mask, images)
@@ -58,12 +59,15 @@ class Renderer:
     def prompt(self, sample: Sample) -> Example:
         """The conversation up to the last reply, as the gateway would send it."""
         rendered = render(self.tokenizer, messages(sample, answered=False))
-        ids, images = self._expand(rendered.ids, sample)
+        ids, images = self._expand(rendered.ids, sample, fast=False)
         return Example(ids, [False] * len(ids), images)
 
-    def _expand(self, ids: Sequence[int], sample: Sample) -> tuple[list[int], list[ImageInputs]]:
+    def _expand(
+        self, ids: Sequence[int], sample: Sample, *, fast: bool
+    ) -> tuple[list[int], list[ImageInputs]]:
+        to_pixels = preprocess_bytes if fast else preprocess
         images = [
-            preprocess(image, self.config.vision) for turn in sample.turns for image in turn.images
+            to_pixels(image, self.config.vision) for turn in sample.turns for image in turn.images
         ]
         newlines = [image.newline_after for image in images]
         return expand_prompt(ids, newlines, self.config, self._image_ids), images

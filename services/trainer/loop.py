@@ -86,10 +86,14 @@ def train(
     )
     end = min(recipe.steps, stop_at if stop_at is not None else recipe.steps)
     started = shown = time.monotonic()
-    step, tokens = first, 0
+    step, tokens, waited = first, 0, 0.0
 
     with _Report(run, recipe, first) as report:
-        for batch in loader(batches, first, end):
+        source = iter(loader(batches, first, end))
+        while step < end:
+            before = time.monotonic()
+            batch = next(source)
+            waited += time.monotonic() - before
             progress = step / recipe.steps
             if max_seconds is not None:
                 progress = max(progress, (time.monotonic() - started) / max_seconds)
@@ -110,15 +114,16 @@ def train(
             if step % recipe.log_every == 0 or step == recipe.steps:
                 now = time.monotonic()
                 metrics = {name: float(value) for name, value in result.metrics.items()}
-                speed = tokens / (now - shown)
-                shown, tokens = now, 0
+                span = now - shown
+                speeds = {"tokens_per_s": round(tokens / span), "waiting": round(waited / span, 3)}
+                shown, tokens, waited = now, 0, 0.0
                 report.line(
                     step,
                     metrics
                     | {
                         "rate": rate,
                         "gradient_norm": float(norm),
-                        "tokens_per_s": round(speed),
+                        **speeds,
                         "progress": round(progress, 4),
                         "seconds": round(now - started, 1),
                     },

@@ -27,6 +27,7 @@ class Batch:
     positions_RL: Tensor
     # Number of the document in the batch, 0..D-1; D on padding.
     documents_RL: Tensor
+    # Pixels as uint8 (services.trainer.pixels).
     thumbnails_I3SS: Tensor
     crops_P3ZZ: Tensor
     # Rows of (all crops' tokens, then all thumbnails' tokens) in the order of the prompt.
@@ -58,7 +59,6 @@ def pack(
     *,
     crop_tokens: int,
     thumbnail_tokens: int,
-    pixel_dtype: torch.dtype = torch.float32,
 ) -> Batch:
     """Fill `rows` rows, each document into the first row with room, until one finds none.
 
@@ -104,10 +104,10 @@ def pack(
         targets_RL,
         positions_RL,
         documents_RL,
-        torch.cat([image.thumbnail_13SS for image in images]).to(pixel_dtype)
+        torch.cat([image.thumbnail_13SS for image in images])
         if images
         else torch.empty(0),
-        torch.cat(crops).to(pixel_dtype) if images else torch.empty(0),
+        torch.cat(crops) if images else torch.empty(0),
         _feature_order([len(crop) for crop in crops], crop_tokens, thumbnail_tokens),
         documents,
     )

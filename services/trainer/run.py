@@ -75,8 +75,7 @@ def start(
     model, tokenizer = _prepare(recipe, run)
     model = model.to(device).train()
     step_fn = NextToken(model, balance=recipe.balance, z_loss=recipe.z_loss)
-    pixels = torch.float16 if device.type == "cuda" else torch.float32
-    batches = Batches(recipe, style, tokenizer, model.config, pixels)
+    batches = Batches(recipe, style, tokenizer, model.config)
     train(recipe, step_fn, batches, run, max_seconds=max_seconds)
 
     out = run / "model"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from services.trainer.pack import IGNORED, Batch
+from services.trainer.pixels import normalize
 from shared.model.moe import MoE
 from shared.model.step3 import Step3ForConditionalGeneration
 
@@ -78,7 +79,7 @@ def learned_logits(model: Step3ForConditionalGeneration, batch: Batch) -> tuple[
     features_FH = None
     if batch.feature_order_F.numel():
         parts = [
-            model.encode_images(pixels).flatten(0, 1)
+            model.encode_images(normalize(pixels)).flatten(0, 1)
             for pixels in (batch.crops_P3ZZ, batch.thumbnails_I3SS)
             if len(pixels)
         ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -247,12 +246,12 @@ def train(
 ) -> None:
     """Train a model.
 
-    Options go on to the trainer, --resume RUN among them.
+    Options go on to the trainer, --resume among them.
 
     \b
     Examples:
       ./step3 train pretrain recipes/nano-pretrain.yaml
-      ./step3 train sft recipes/nano-sft.yaml --resume RUN
+      ./step3 train sft recipes/nano-sft.yaml --resume
     """
     with report.failures():
         from shared.cli.handover import run_module
@@ -304,8 +303,6 @@ def test(
 
 def main() -> None:
     """Runs the command of sys.argv; never returns."""
-    # A reader that goes away (`| head`) ends this program without a word, as it ends others.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         app(prog_name="step3")
     except Exception as error:

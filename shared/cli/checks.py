@@ -63,20 +63,20 @@ def _run_static(name: str, command: Sequence[str]) -> tuple[bool, str]:
 def _run_pytest(arguments: Sequence[str]) -> tuple[bool, str]:
     """Runs pytest, shows its output as it comes, and returns its last line, too."""
     colour = "yes" if sys.stdout.isatty() else "no"
-    process = subprocess.Popen(
+    last = b""
+    with subprocess.Popen(
         [sys.executable, "-m", "pytest", f"--color={colour}", *arguments],
         cwd=REPOSITORY,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert process.stdout is not None
-    last = b""
-    while chunk := os.read(process.stdout.fileno(), 65536):
-        typer.echo(chunk, nl=False)
-        last = (last + chunk)[-4096:]
-    status = process.wait()
+    ) as process:
+        assert process.stdout is not None
+        while chunk := os.read(process.stdout.fileno(), 65536):
+            typer.echo(chunk, nl=False)
+            last = (last + chunk)[-4096:]
+        status = process.wait()
     lines = last.decode(errors="replace").rstrip().splitlines()
     return status == 0, lines[-1] if lines else f"pytest ended with status {status}"
 

@@ -17,8 +17,10 @@ MAGIC = 0x33504453  # "SDP3"
 
 
 class Kind(IntEnum):
-    """What a message is. CREDIT to PONG and BYE are for transports over a network: with shared
-    memory the answer is the credit, and the kernel tells of the peer's end.
+    """What a message is.
+
+    CREDIT, PING, PONG and BYE are for transports over a network: with shared memory the answer is
+    the credit, and the kernel tells of the peer's end.
     """
 
     DISPATCH = 1

@@ -105,7 +105,7 @@ class MappedLink:
         self._peer_bell_fd = peer_bell_fd
         self._hangup = hangup
         self._pidfd = pidfd
-        # Held while ringing and while closing, so that no ring goes to a recycled fd.
+        # Held while using the descriptors and while closing them: none is used after recycling.
         self._lock = threading.Lock()
         self._closed = False
         hangup.setblocking(False)
@@ -157,13 +157,16 @@ class MappedLink:
 
     def _on_hangup(self) -> None:
         """Called by the bell when the peer hung up or its process ended."""
-        try:
-            reason = self._hangup.recv(_MAX_REASON_BYTES, socket.MSG_DONTWAIT)
-        except OSError:
-            reason = b""
-        text = reason.decode(errors="replace")
-        self.lost = f"it hung up ({text})" if text else "its process ended"
-        self._unwatch()
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                reason = self._hangup.recv(_MAX_REASON_BYTES, socket.MSG_DONTWAIT)
+            except OSError:
+                reason = b""
+            text = reason.decode(errors="replace")
+            self.lost = f"it hung up ({text})" if text else "its process ended"
+            self._unwatch()
 
     def _unwatch(self) -> None:
         self.bell.unwatch(self._hangup.fileno())

@@ -1,4 +1,4 @@
-"""The hot operations of a decode step: a plain reference each, and a fast twin where there is one."""
+"""The hot operations of a decode step: a plain reference each, and fast twins."""
 
 from shared.kernels.api import (
     AttentionBatch,

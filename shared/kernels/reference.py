@@ -47,7 +47,8 @@ class ReferenceAttentionLayer:
         positions_T, sequences_T = batch.positions_T.long(), batch.sequences_T.long()
         rope = self._cos_PD[positions_T], self._sin_PD[positions_T]
         q_low_TR = rms_norm(F.linear(x_TH, w.q_proj_RH), w.inter_norm_R, self._dims.eps)
-        q_TNC = apply_rope(F.linear(q_low_TR, w.wq_OR).unflatten(-1, (-1, self._dims.head_dim)), *rope)
+        q_TNC = F.linear(q_low_TR, w.wq_OR).view(-1, self._dims.heads, self._dims.head_dim)
+        q_TNC = apply_rope(q_TNC, *rope)
         k_TC = apply_rope(F.linear(x_TH, w.k_proj_CH).unsqueeze(1), *rope).squeeze(1)
 
         blocks_T = batch.block_tables_SM[sequences_T, positions_T // block_size].long()

@@ -24,9 +24,7 @@ class Kernels:
 
 
 def _reference(reason: str) -> Kernels:
-    return Kernels(
-        "reference", reason, ReferenceAttentionLayer, ReferenceFfnLayer, ReferenceHead
-    )
+    return Kernels("reference", reason, ReferenceAttentionLayer, ReferenceFfnLayer, ReferenceHead)
 
 
 # An idle thread of the native pool spins this long before it sleeps: long enough to bridge the

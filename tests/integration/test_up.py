@@ -3,11 +3,10 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +22,15 @@ def model_folder() -> Path:
     return shipped if shipped.exists() else ROOT / "tests" / "data" / "step3-tiny"
 
 
-def free_port_base() -> int:
-    for base in range(40000 + os.getpid() % 200 * 100, 64000, 100):
-        try:
-            for offset in (0, 1, 3, 4, 10, 30, 31):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", base + offset))
-        except OSError:
-            continue
-        return base
-    raise AssertionError("no free ports")
-
-
 class Step3:
     """The command line with a home and ports of its own."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, port_base: int) -> None:
         self.home = home
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("STEP3_")},
             "STEP3_HOME": str(home),
-            "STEP3_PORT_BASE": str(free_port_base()),
+            "STEP3_PORT_BASE": str(port_base),
             "OMP_NUM_THREADS": "1",
         }
 
@@ -69,8 +56,8 @@ class Step3:
 
 
 @pytest.fixture
-def step3(tmp_path: Path) -> Iterator[Step3]:
-    step3 = Step3(tmp_path / "home")
+def step3(tmp_path: Path, free_port_base: Callable[[], int]) -> Iterator[Step3]:
+    step3 = Step3(tmp_path / "home", free_port_base())
     yield step3
     step3("down")
 

@@ -146,7 +146,7 @@ def unknown_image(rng: random.Random, split: Split) -> Sample:
     paper = render.any_colour(rng)
     kind = rng.random()
     if kind < 0.3:
-        image = render.Image.effect_noise(size, rng.uniform(40, 120)).convert("RGB")
+        image = render.grain(rng, size, rng.uniform(40, 120))
     elif kind < 0.6:
         image = render.Image.new("RGB", (rng.randint(3, 9), rng.randint(3, 9)))
         image.putdata([render.any_colour(rng) for _ in range(image.width * image.height)])

@@ -161,9 +161,7 @@ class NativeAttentionLayer:
             d.hidden, d.heads, d.head_dim, d.query_rank, d.experts, d.top_k, block_size, d.eps
         )
         c_weights = _AttentionWeights(**{k: t.data_ptr() for k, t in self._kept.items()})
-        self._handle = self._lib.s3_attention_create(
-            ctypes.byref(c_dims), ctypes.byref(c_weights)
-        )
+        self._handle = self._lib.s3_attention_create(ctypes.byref(c_dims), ctypes.byref(c_weights))
         self._block_size = block_size
         self._kept = {}
 

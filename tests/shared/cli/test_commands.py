@@ -15,29 +15,14 @@ import pytest
 
 FAKE = Path(__file__).with_name("fake_service.py")
 GRPC_SERVICES = ("vision", "ffn", "attention", "gateway")
-# The offsets of shared/settings.py that a run on one machine takes.
-PORT_OFFSETS = (0, 1, 3, 4, 10, 30, 31)
-
-
-def free_port_base() -> int:
-    """A base of which every port of step3 is free now."""
-    for base in range(20000 + os.getpid() % 200 * 100, 60000, 100):
-        try:
-            for offset in PORT_OFFSETS:
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", base + offset))
-        except OSError:
-            continue
-        return base
-    raise AssertionError("no free ports")
 
 
 class Cli:
     """`./step3` with a home and ports of its own."""
 
-    def __init__(self, home: Path, services: Path) -> None:
+    def __init__(self, home: Path, services: Path, port_base: int) -> None:
         self.home = home
-        self.port_base = free_port_base()
+        self.port_base = port_base
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("STEP3_")},
             "STEP3_HOME": str(home),
@@ -80,16 +65,18 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cli(tmp_path: Path, services: Path) -> Iterator[Cli]:
-    cli = Cli(tmp_path / "home", services)
+def cli(tmp_path: Path, services: Path, free_port_base: Callable[[], int]) -> Iterator[Cli]:
+    cli = Cli(tmp_path / "home", services, free_port_base())
     yield cli
     cli("down")
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, services: Path) -> Iterator[Cli]:
+def running(
+    tmp_path_factory: pytest.TempPathFactory, services: Path, free_port_base: Callable[[], int]
+) -> Iterator[Cli]:
     """One run with two FFN shards that several tests look at and none stops."""
-    cli = Cli(tmp_path_factory.mktemp("home"), services)
+    cli = Cli(tmp_path_factory.mktemp("home"), services, free_port_base())
     result = cli("up", "--detach", "--no-ui", "--ffn", "2")
     assert result.returncode == 0, result.stderr
     yield cli
@@ -328,3 +315,15 @@ def test_help_is_quick_and_imports_nothing_heavy(cli: Cli) -> None:
     )
     assert result.stdout == "[]\n"
     assert "./step3 up --detach" in cli("--help").stdout
+
+
+def test_services_go_on_when_the_reader_of_the_output_is_gone(cli: Cli) -> None:
+    process = subprocess.Popen(
+        cli.command("up", "--no-ui"), env=cli.environment, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.stderr.close()
+    wait_until(lambda: cli.status()["phase"] == "ready")
+    assert cli("down").returncode == 0
+    assert process.wait(20) == 0

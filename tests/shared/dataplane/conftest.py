@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,23 @@ from shared.dataplane.doorbell import Doorbell
 from shared.dataplane.layout import Layout
 
 EPOCH = 7
+
+
+def lateness(call: Callable[[], object], error: type[Exception], deadline_s: float) -> float:
+    """How long after its deadline `call` raises `error`, in seconds.
+
+    The best of a few tries, since a busy machine may run anything late; never early.
+    """
+    late = []
+    for _ in range(5):
+        began = time.monotonic()
+        with pytest.raises(error):
+            call()
+        late.append(time.monotonic() - began - deadline_s)
+        assert late[-1] >= 0
+        if late[-1] < 0.05:
+            break
+    return min(late)
 
 
 class Connector:
@@ -78,6 +96,11 @@ class Connector:
 @pytest.fixture(params=transports.TRANSPORTS)
 def transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture(name="lateness")
+def lateness_fixture() -> Callable[..., float]:
+    return lateness
 
 
 @pytest.fixture

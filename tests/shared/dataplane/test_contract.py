@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -122,14 +123,13 @@ def test_answers_may_come_in_another_order_than_questions(connect):
     assert [attention.recv(1.0).header.step for _ in range(3)] == [3, 2, 1]
 
 
-def test_a_slow_consumer_gives_backpressure_at_the_deadline(connect):
+def test_a_slow_consumer_gives_backpressure_at_the_deadline(connect, lateness):
     attention, ffn = connect(SMALL)
     for _ in range(SMALL.slots):
         post(attention)
-    began = time.monotonic()
+    assert lateness(lambda: attention.acquire(1, 0.1), Backpressure, 0.1) < 0.05
     with pytest.raises(Backpressure, match="all 3 slots are in flight"):
-        attention.acquire(1, 0.1)
-    assert 0.1 <= time.monotonic() - began < 0.15
+        attention.acquire(1, 0.0)
     # The answer alone is no credit yet: its memory is still being read.
     echo(ffn)
     reply = attention.recv(1.0)
@@ -153,13 +153,11 @@ def test_too_many_tokens_are_refused_before_anything_is_sent(connect):
     assert attention.credits == SMALL.slots
 
 
-def test_silence_ends_at_the_deadline(connect):
-    attention, ffn = connect(SMALL)
-    for channel in (attention, ffn):
-        began = time.monotonic()
-        with pytest.raises(ChannelTimeout, match="no message within 60 ms"):
-            channel.recv(0.06)
-        assert 0.06 <= time.monotonic() - began < 0.11
+def test_silence_ends_at_the_deadline(connect, lateness):
+    for channel in connect(SMALL):
+        assert lateness(partial(channel.recv, 0.06), ChannelTimeout, 0.06) < 0.05
+        with pytest.raises(ChannelTimeout, match="no message within 0 ms"):
+            channel.recv(0.0)
 
 
 def test_a_failed_computation_is_told_apart_from_an_answer(connect):

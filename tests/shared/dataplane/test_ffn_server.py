@@ -71,7 +71,7 @@ def test_nothing_to_do_is_none_at_the_deadline(server, join):
     join()
     began = time.monotonic()
     assert server.next_batch(0.05) is None
-    assert 0.05 <= time.monotonic() - began < 0.1
+    assert 0.05 <= time.monotonic() - began < 1.0
 
 
 def test_one_peers_end_leaves_the_others_served(server, join):

@@ -110,14 +110,13 @@ def test_a_shard_killed_while_attention_sleeps(to_shard):
     assert time.monotonic() - killed[0] < BOUND_S
 
 
-def test_a_stopped_shard_costs_no_more_than_the_deadline(to_shard):
+def test_a_stopped_shard_costs_no_more_than_the_deadline(to_shard, lateness):
     peer, channel = to_shard("echo")
     peer.signal(signal.SIGSTOP)
     post(channel)
-    began = time.monotonic()
-    with pytest.raises(ChannelTimeout, match=r"shard 0 \(shm\): no message within 100 ms"):
-        channel.recv(0.1)
-    assert 0.1 <= time.monotonic() - began < 0.15
+    assert lateness(lambda: channel.recv(0.1), ChannelTimeout, 0.1) < 0.05
+    with pytest.raises(ChannelTimeout, match=r"shard 0 \(shm\): no message within 0 ms"):
+        channel.recv(0.0)
     peer.signal(signal.SIGCONT)
     assert bool((channel.recv(5.0).hidden_TH == 2).all())
 
