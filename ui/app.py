@@ -51,7 +51,7 @@ def build(settings: Settings) -> FastAPI:
         gr.Timer(HEALTH_S).tick(
             health, None, status, show_progress="hidden", concurrency_limit=None
         )
-    page.queue(default_concurrency_limit=MAX_ANSWERS, max_size=4 * MAX_ANSWERS)
+    page.queue(api_open=False, default_concurrency_limit=MAX_ANSWERS, max_size=4 * MAX_ANSWERS)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -52,11 +52,13 @@ def _shapes(draw: ImageDraw.ImageDraw) -> None:
 
 
 def _bars(draw: ImageDraw.ImageDraw) -> None:
-    font = ImageFont.load_default(size=20)
-    for slot, (label, height, colour) in enumerate(
-        (("A", 80, RED), ("B", 150, BLUE), ("C", 110, GREEN))
-    ):
-        left = 36 + slot * 60
-        draw.rectangle((left, 184 - height, left + 36, 184), fill=colour)
-        draw.text((left + 18, 200), label, fill=INK, font=font, anchor="mm")
-    draw.line((20, 184, 208, 184), fill=INK, width=2)
+    font, floor, per_unit = ImageFont.load_default(size=14), 192, 17
+    for tick in range(0, 11, 2):
+        y = floor - tick * per_unit
+        draw.text((34, y), str(tick), fill=INK, font=font, anchor="rm")
+        draw.line((36, y, 40, y), fill=INK)
+    for slot, (label, value, colour) in enumerate((("A", 4, RED), ("B", 9, BLUE), ("C", 6, GREEN))):
+        middle = 72 + slot * 56
+        draw.rectangle((middle - 18, floor - value * per_unit, middle + 18, floor), fill=colour)
+        draw.text((middle, floor + 5), label, fill=INK, font=font, anchor="mt")
+    draw.line((40, 18, 40, floor, 212, floor), fill=INK)

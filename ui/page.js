@@ -1,4 +1,4 @@
-// What Gradio leaves to the page: the theme switch, the settings button, copying an answer, two keys.
+// What Gradio leaves to the page: the theme switch, the settings button, copying, dropping, keys.
 (() => {
   const THEME = "step3-theme";
 
@@ -62,6 +62,16 @@
     },
     true,
   );
+
+  // A picture dropped beside the composer would replace the page: it is attached instead.
+  document.addEventListener("dragover", (event) => event.preventDefault());
+  document.addEventListener("drop", (event) => {
+    if (event.target.closest("#composer") || !event.dataTransfer?.files.length) return;
+    event.preventDefault();
+    const input = document.querySelector("#composer input[type=file]");
+    input.files = event.dataTransfer.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  });
 
   // Gradio puts this script in when the page is up already, and sets the system's theme when it
   // likes: the choice is put back each time.

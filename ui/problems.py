@@ -60,16 +60,12 @@ def describe(error: RpcError, address: str) -> Problem:
 
 
 def _bad_request(reason: str, said: str) -> tuple[str, str, str]:
-    if "IMAGE" in reason:
-        return (
-            "An image cannot be used",
-            said,
-            "Edit the message or start again with a PNG, JPEG, WebP, GIF or BMP picture.",
-        )
-    if "LONG" in reason or "CONTEXT" in reason:
-        return (
-            "The conversation is too long for the model",
-            said,
-            "Start a new chat, shorten the message, or send fewer images.",
-        )
+    if reason.startswith("IMAGE_"):
+        advice = "Attach a smaller or another picture: PNG, JPEG, WebP, GIF or BMP."
+        return "An image cannot be used", said, advice
+    if reason == "TOO_MANY_IMAGES":
+        return "There are too many images", said, "Send fewer at once, or start a new chat."
+    if reason == "PROMPT_TOO_LONG":
+        advice = "Start a new chat, shorten the message, or send fewer images."
+        return "The conversation is too long for the model", said, advice
     return "The request cannot be answered as it is", said, "Change the message or the settings."

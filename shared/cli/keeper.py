@@ -181,5 +181,5 @@ class Keeper:
 
 def _describe_end(status: int) -> str:
     if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
+        return f"was ended by signal {-status} ({signal.strsignal(-status)})"
     return f"ended with status {status}"

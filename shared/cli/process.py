@@ -105,7 +105,9 @@ async def _pump(
     rest = b""
     with closing(transport), log.open("ab", buffering=0) as file:
         while chunk := await stream.read(65536):
-            file.write(chunk)
+            # A full disk costs the lines; a service must not block on a pipe that nobody empties.
+            with suppress(OSError):
+                file.write(chunk)
             *lines, rest = (rest + chunk).split(b"\n")
             if echo is not None:
                 for line in lines:

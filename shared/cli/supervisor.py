@@ -32,6 +32,7 @@ class Supervisor:
     ) -> None:
         self._home = home
         self._state = state
+        self._tell = tell
         self._hurry = asyncio.Event()
         self._stages = [
             [
@@ -81,23 +82,22 @@ class Supervisor:
                 self._save()
                 on_ready()
                 await stopped
-            await self._drain(starting)
         except Unavailable as error:
-            await self._drain(starting)
-            self._state.phase = "failed"
             self._state.error = error.message
             self._state.failed = error.metadata["service"]
-            self._save()
             raise
-        else:
-            clear_state(self._home)
         finally:
             stopped.cancel()
+            await self._drain(starting)
             for number in signals:
                 loop.remove_signal_handler(number)
 
     def _save(self) -> None:
-        write_state(self._home, self._state)
+        try:
+            write_state(self._home, self._state)
+        except OSError as error:
+            # `status` gets stale; that is no reason to let the services down.
+            self._tell("step3", f"the state cannot be written to {self._home}: {error.strerror}")
 
     async def _start(self) -> None:
         for stage in self._stages:
@@ -116,3 +116,8 @@ class Supervisor:
         self._save()
         for stage in reversed(self._stages):
             await asyncio.gather(*(keeper.stop() for keeper in stage))
+        if self._state.error is None:
+            clear_state(self._home)
+        else:
+            self._state.phase = "failed"
+            self._save()

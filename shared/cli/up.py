@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,14 +66,11 @@ def run_supervisor(
     home = settings.home
     lock = take_lock(home)
     if lock is None:
-        raise FailedPrecondition(
-            f"another step3 is being started with STEP3_HOME = {home}: see ./step3 status",
-            reason="ALREADY_RUNNING",
-        )
+        raise _already_starting(home)
     log = log_path(home, "supervisor")
     if not detached:  # a detached one's own output is that file
         rotate(log)
-    screen = Screen(None if detached else log)
+    screen = Screen(log, visible=not detached)
     state = RunState(pid=os.getpid(), started_at=time.time(), options=options)
     supervisor = Supervisor(
         stages,
@@ -83,9 +81,8 @@ def run_supervisor(
     )
 
     def on_ready() -> None:
-        if not detached:
-            print_addresses(state)
-            say("Ctrl-C stops it")
+        print_addresses(state, screen.write)
+        screen.write("Ctrl-C stops it")
 
     try:
         asyncio.run(supervisor.run(on_ready))
@@ -93,13 +90,13 @@ def run_supervisor(
         os.close(lock)
 
 
-def print_addresses(state: RunState) -> None:
+def print_addresses(state: RunState, write: Callable[[str], None] = say) -> None:
     """The addresses that people use: the console and the gateway."""
     for service in state.services:
         if service.label == "ui":
-            say(f"console  http://{service.address}")
+            write(f"console  http://{service.address}")
         elif service.label == "gateway":
-            say(f"gateway  {service.address} (gRPC)")
+            write(f"gateway  {service.address} (gRPC)")
 
 
 def _options(settings: Settings, *, ui: bool) -> dict[str, Any]:
@@ -122,6 +119,13 @@ def _check_same(running: RunState, options: dict[str, Any]) -> None:
             f"step3 is up already with other options ({difference}): run ./step3 down first",
             reason="ALREADY_RUNNING",
         )
+
+
+def _already_starting(home: Path) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"another step3 is being started with STEP3_HOME = {home}: see ./step3 status",
+        reason="ALREADY_RUNNING",
+    )
 
 
 def _start_detached(home: Path, *, ui: bool) -> None:
@@ -173,6 +177,8 @@ def _follow(process: subprocess.Popen[bytes], home: Path) -> RunState:
 
 
 def _raise_failed(state: RunState | None, home: Path) -> None:
+    if state is None and running_state(home) is not None:
+        raise _already_starting(home)
     if state is None or state.error is None:
         log = log_path(home, "supervisor")
         last = (tail(log, 1) or ["no message"])[0].removeprefix("error: ")

@@ -49,7 +49,7 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
     home = tmp_path_factory.mktemp("console") / ".step3"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    chat = ScriptedChat(word_s=0.02)
+    chat = ScriptedChat(word_s=0.01)
     with serving_in_thread(chat) as address:
         process = subprocess.Popen(
             [sys.executable, "-m", "ui"],
@@ -168,25 +168,33 @@ def test_several_images_go_in_order_and_one_can_be_removed(
     expect(page.locator("#composer .thumbnail-image")).to_have_count(2)
     page.get_by_label("Remove file").first.click()
     expect(page.locator("#composer .thumbnail-image")).to_have_count(1)
-    paste(page, blue)
+    give(page, "paste", "#composer textarea", blue)
     expect(page.locator("#composer .thumbnail-image")).to_have_count(2)
+    give(page, "drop", "#conversation", red)
+    expect(page.locator("#composer .thumbnail-image")).to_have_count(3)
     send(page, "Which colours?")
-    wait_until_done(page, "(72 image) tokens in")
-    expect(page.locator(".user-row img")).to_have_count(2)
-    parts = console.chat.requests[-1].messages[-1].parts
-    assert [part.image.data for part in parts[:2]] == [green.read_bytes(), blue.read_bytes()]
-    assert parts[2].text == "Which colours?"
+    wait_until_done(page, "(108 image) tokens in")
+    expect(page.locator(".user-row img")).to_have_count(3)
+    *images, text = console.chat.requests[-1].messages[-1].parts
+    assert [part.image.data for part in images] == [p.read_bytes() for p in (green, blue, red)]
+    assert text.text == "Which colours?"
 
 
-def paste(page: Page, file: Path) -> None:
-    box(page).evaluate(
-        """(box, data) => {
+def give(page: Page, way: str, where: str, file: Path) -> None:
+    """Paste or drop `file` there, as the browser tells the page of it."""
+    page.locator(where).evaluate(
+        """(target, [way, data]) => {
           const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
-          const clipboardData = new DataTransfer();
-          clipboardData.items.add(new File([bytes], "pasted.png", { type: "image/png" }));
-          box.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true }));
+          const files = new DataTransfer();
+          files.items.add(new File([bytes], `${way}.png`, { type: "image/png" }));
+          const how = { bubbles: true, cancelable: true };
+          target.dispatchEvent(
+            way === "paste"
+              ? new ClipboardEvent("paste", { ...how, clipboardData: files })
+              : new DragEvent("drop", { ...how, dataTransfer: files }),
+          );
         }""",
-        base64.b64encode(file.read_bytes()).decode(),
+        [way, base64.b64encode(file.read_bytes()).decode()],
     )
 
 
@@ -209,7 +217,7 @@ def test_stopping_keeps_the_partial_answer(page: Page, console: Console, way: st
         page.keyboard.press("Escape")
     wait_until_done(page, "stopped")
     expect(answer(page)).to_contain_text("word5")
-    expect(answer(page)).not_to_contain_text("word200")
+    expect(answer(page)).not_to_contain_text("word600")
     assert console.chat.cancelled == cancelled + 1
     # What was kept is the model's answer from now on.
     send(page, "next")

@@ -32,7 +32,7 @@ IMAGE_TOKENS = 36
 class ScriptedChat(chat_pb2_grpc.ChatServiceServicer):
     """Thinks, then answers, a word at a time.
 
-    "error: CODE" is refused with that code; a text with "long" gives 200 words; one with "markdown"
+    "error: CODE" is refused with that code; a text with "long" gives 600 words; one with "markdown"
     gives a table and code; any other answer says how many images came and what was asked.
     """
 
@@ -130,7 +130,7 @@ class ScriptedChat(chat_pb2_grpc.ChatServiceServicer):
 
 def _reply(text: str, images: int) -> str:
     if "long" in text:
-        return " ".join(f"word{number}" for number in range(1, 201))
+        return " ".join(f"word{number}" for number in range(1, 601))
     if "markdown" in text:
         return (
             "The **steps** of `47 + 38`:\n\n| place | sum |\n| --- | --- |\n| ones | 15 |\n"

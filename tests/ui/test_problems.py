@@ -32,6 +32,7 @@ def test_a_gateway_that_is_away_is_told_from_one_that_is_starting():
     ("reason", "title", "advice"),
     [
         ("IMAGE_UNDECODABLE", "An image cannot be used", "PNG"),
+        ("TOO_MANY_IMAGES", "There are too many images", "fewer"),
         ("PROMPT_TOO_LONG", "The conversation is too long for the model", "new chat"),
         ("TOP_P_OUT_OF_RANGE", "The request cannot be answered as it is", "settings"),
     ],

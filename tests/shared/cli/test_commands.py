@@ -199,7 +199,8 @@ def test_killed_service_comes_back_and_down_leaves_nothing(cli: Cli) -> None:
 
     wait_until(is_back)
     assert (
-        "attention  | was ended by SIGKILL; restarting in 0.5 s" in cli("logs", "supervisor").stdout
+        "attention: was ended by signal 9 (Killed); restarting in 0.5 s"
+        in cli("logs", "supervisor").stdout
     )
     pids += [service["pid"] for service in cli.status()["services"]]
     down = cli("down")

@@ -139,7 +139,7 @@ async def test_killed_service_is_named_by_its_signal(tmp_path: Path) -> None:
     os.kill(first, signal.SIGKILL)
     await until(lambda: run.state.services[0].condition == "ready" and
                 run.state.services[0].pid not in (None, first))  # fmt: skip
-    assert run.said("victim", "was ended by SIGKILL; restarting")
+    assert run.said("victim", "was ended by signal 9 (Killed); restarting")
     os.kill(os.getpid(), signal.SIGINT)
     await asyncio.wait_for(task, 10)
 

@@ -3,8 +3,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from ui.chat_page import batches, sampling_params
-from ui.client import Content, Event
+from tests.ui.scripted_gateway import ScriptedChat, serving
+from ui.answering import batches, fold_answer, sampling_params
+from ui.client import Content, Event, GatewayClient
+from ui.conversation import Session, State
 
 
 def word(number: int) -> Content:
@@ -77,3 +79,44 @@ def test_emptied_settings_are_left_to_the_server():
 def test_a_seed_that_is_no_whole_number_is_refused(seed: str):
     with pytest.raises(ValueError, match="whole number"):
         sampling_params(0, 1, 0, 0, 16, seed)
+
+
+async def ask(text: str, *, word_s: float = 0, stop_at: str = "", seed: str = "") -> Session:
+    """A session after one answer from the scripted gateway."""
+    session = Session()
+    session.ask(text, [], now=0)
+    async with serving(ScriptedChat(word_s)) as address:
+        client = GatewayClient(address, deadline_s=10)
+        controls = ("", 0, 1, 0, 0, 64, seed)
+        async for _ in fold_answer(client, session, session.exchanges[0], controls):
+            if stop_at and stop_at in session.exchanges[0].answer.content:
+                session.stop_requested = True
+        await client.close()
+    return session
+
+
+async def test_an_answer_is_folded_to_its_end():
+    answer = (await ask("hello")).exchanges[0].answer
+    assert (answer.state, answer.finish_reason) == (State.DONE, "stop")
+    assert answer.content.strip() == "You sent 0 images and asked: hello"
+
+
+async def test_stopping_keeps_what_came():
+    answer = (await ask("a long answer", word_s=0.005, stop_at="word3")).exchanges[0].answer
+    assert answer.state is State.STOPPED
+    assert "word3" in answer.content
+    assert "word600" not in answer.content
+
+
+@pytest.mark.parametrize(
+    ("text", "seed", "title"),
+    [
+        ("error: RESOURCE_EXHAUSTED", "", "Too many requests at once"),
+        ("hello", "lucky", "A setting cannot be used"),
+    ],
+)
+async def test_a_failure_is_told_in_the_answer(text: str, seed: str, title: str):
+    answer = (await ask(text, seed=seed)).exchanges[0].answer
+    assert answer.state is State.FAILED
+    assert answer.problem is not None
+    assert answer.problem.title == title
