@@ -77,8 +77,11 @@ async def batches(
 
     task = asyncio.create_task(collect())
     try:
-        while not task.done():
+        ended = False
+        while not ended:
             await asyncio.wait({task}, timeout=period_s)
+            # Asked before the yield: more may arrive, and the end too, while the page is drawn.
+            ended = task.done()
             batch, arrived[:] = arrived[:], []
             yield batch
         await task

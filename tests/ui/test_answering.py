@@ -24,6 +24,19 @@ async def test_events_are_gathered_by_period_and_none_is_lost():
     assert len(gathered) < 15
 
 
+async def test_what_arrives_while_the_page_is_drawn_is_not_lost():
+    async def events() -> AsyncIterator[Event]:
+        for number in range(5):
+            await asyncio.sleep(0.02)
+            yield word(number)
+
+    seen: list[Event] = []
+    async for batch in batches(events(), period_s=0.01):
+        seen += batch
+        await asyncio.sleep(0.3)
+    assert seen == [word(number) for number in range(5)]
+
+
 async def test_silence_still_yields_so_that_a_closed_tab_is_noticed():
     async def events() -> AsyncIterator[Event]:
         await asyncio.sleep(0.2)

@@ -78,14 +78,14 @@ _SUM_OF_TWO = (
 
 
 def draw_number(rng: random.Random, number: int, font: str) -> Image.Image:
-    """The number somewhere on a canvas, from small print to filling it."""
+    """The number somewhere on a canvas: mostly large, one time in five down to small print."""
     width, height = render.canvas_size(rng)
     ink, paper = render.ink_and_paper(rng)
     image = render.background(rng, (width, height), paper)
 
     rotation = rng.uniform(-10, 10) if rng.random() < 0.1 else 0.0
     tallest = height * rng.uniform(0.5, 1.2)
-    smallest = 10 if rng.random() < 0.25 else 14
+    smallest = 12 if rng.random() < 0.2 else max(14.0, 0.25 * height)
     size = round(smallest * math.exp(math.log(max(1.01, tallest / smallest)) * rng.random()))
     mask = render.text_mask(str(number), font, size, rotation)
     shrink = min(1.0, 0.96 * width / mask.width, 0.96 * height / mask.height)

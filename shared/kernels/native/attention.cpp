@@ -40,6 +40,7 @@ namespace {
 struct Layer {
   S3AttentionDims dims;
   std::vector<float> input_norm, inter_norm, post_norm;
+  Arena arena;
   Packed qkv, wq, o_proj, gate;
 };
 
@@ -165,15 +166,15 @@ void* s3_attention_create(const S3AttentionDims* dims, const S3AttentionWeights*
   layer->input_norm.assign(w->input_norm, w->input_norm + H);
   layer->inter_norm.assign(w->inter_norm, w->inter_norm + R);
   layer->post_norm.assign(w->post_norm, w->post_norm + H);
-  layer->qkv = pack(R + 2 * C, H, [&](int n) -> const float* {
+  layer->qkv = pack(layer->arena, R + 2 * C, H, [&](int n) -> const float* {
     if (n < R) return w->q_proj + static_cast<size_t>(n) * H;
     if (n < R + C) return w->k_proj + static_cast<size_t>(n - R) * H;
     return w->v_proj + static_cast<size_t>(n - R - C) * H;
   });
-  layer->wq = pack(O, R, [&](int n) { return w->wq + static_cast<size_t>(n) * R; });
-  layer->o_proj = pack(H, O, [&](int n) { return w->o_proj + static_cast<size_t>(n) * O; });
+  layer->wq = pack(layer->arena, O, R, [&](int n) { return w->wq + static_cast<size_t>(n) * R; });
+  layer->o_proj = pack(layer->arena, H, O, [&](int n) { return w->o_proj + static_cast<size_t>(n) * O; });
   if (w->gate)
-    layer->gate = pack(dims->experts, H, [&](int n) { return w->gate + static_cast<size_t>(n) * H; });
+    layer->gate = pack(layer->arena, dims->experts, H, [&](int n) { return w->gate + static_cast<size_t>(n) * H; });
   return layer;
 }
 

@@ -36,6 +36,7 @@ struct Expert {
 
 struct Layer {
   S3FfnDims dims;
+  Arena arena;
   std::vector<Expert> experts;  // the shared one last
 };
 
@@ -53,11 +54,11 @@ struct Scratch {
 };
 thread_local Scratch scratch;
 
-Expert make_expert(const float* gate, const float* up, const float* down, int width, int H) {
+Expert make_expert(Arena& arena, const float* gate, const float* up, const float* down, int width, int H) {
   Expert expert;
   expert.width = (width + kLanes - 1) / kLanes * kLanes;
   static const std::vector<float> zeros(1 << 16, 0.0f);
-  expert.gate_up = pack(2 * expert.width, H, [&](int n) -> const float* {
+  expert.gate_up = pack(arena, 2 * expert.width, H, [&](int n) -> const float* {
     const int row = n / kPanel * kLanes + n % kLanes;
     if (row >= width) return zeros.data();
     return (n % kPanel < kLanes ? gate : up) + static_cast<size_t>(row) * H;
@@ -67,7 +68,7 @@ Expert make_expert(const float* gate, const float* up, const float* down, int wi
   for (int h = 0; h < H; ++h)
     std::copy(down + static_cast<size_t>(h) * width, down + static_cast<size_t>(h + 1) * width,
               padded.data() + static_cast<size_t>(h) * expert.width);
-  expert.down = pack(H, expert.width, [&](int n) {
+  expert.down = pack(arena, H, expert.width, [&](int n) {
     return padded.data() + static_cast<size_t>(n) * expert.width;
   });
   return expert;
@@ -82,10 +83,10 @@ void* s3_ffn_create(const S3FfnDims* dims, const S3FfnWeights* w) {
   layer->dims = *dims;
   const size_t H = dims->hidden, I = dims->expert_width;
   for (int e = 0; e < dims->experts; ++e)
-    layer->experts.push_back(make_expert(w->gate + e * I * H, w->up + e * I * H,
+    layer->experts.push_back(make_expert(layer->arena, w->gate + e * I * H, w->up + e * I * H,
                                          w->down + e * I * H, dims->expert_width, dims->hidden));
   if (dims->shared_width)
-    layer->experts.push_back(make_expert(w->shared_gate, w->shared_up, w->shared_down,
+    layer->experts.push_back(make_expert(layer->arena, w->shared_gate, w->shared_up, w->shared_down,
                                          dims->shared_width, dims->hidden));
   return layer;
 }

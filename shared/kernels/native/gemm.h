@@ -4,7 +4,12 @@
 // order and one pair of vector loads feeds all rows. Every output is summed over k in the same
 // order whatever M is: a token's result does not depend on what else is in the batch.
 #pragma once
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
 #include <vector>
 
 #include "pool.h"
@@ -19,25 +24,62 @@ constexpr int kMaxRows = 12;  // 24 accumulators of 32 registers
 constexpr int kMaxRows = 3;  // 12 accumulators of 16 registers
 #endif
 
+// Memory for packed weights in pages of 2 MiB, as far as the kernel grants them: a decode step
+// walks through all weights, and with small pages it waits for the address translation as well.
+class Arena {
+ public:
+  float* take(size_t count) {
+    count = (count + kLanes - 1) / kLanes * kLanes;
+    if (count > left_) grow(count);
+    float* result = next_;
+    next_ += count;
+    left_ -= count;
+    return result;
+  }
+
+ private:
+  static constexpr size_t kPage = size_t{2} << 20;
+  struct Free {
+    void operator()(float* p) const { std::free(p); }
+  };
+
+  void grow(size_t count) {
+    const size_t bytes = (count * sizeof(float) + kPage - 1) / kPage * kPage;
+    void* memory = std::aligned_alloc(kPage, bytes);
+    if (!memory) throw std::bad_alloc();
+    madvise(memory, bytes, MADV_HUGEPAGE);
+    chunks_.emplace_back(static_cast<float*>(memory));
+    next_ = chunks_.back().get();
+    left_ = bytes / sizeof(float);
+  }
+
+  std::vector<std::unique_ptr<float, Free>> chunks_;
+  float* next_ = nullptr;
+  size_t left_ = 0;
+};
+
+// Floats ahead of the one in use: 4 KiB.
+constexpr int kPrefetch = 1024;
+
 struct Packed {
   int n = 0, k = 0, panels = 0;
-  std::vector<float> data;
-  const float* panel(int p) const { return data.data() + static_cast<size_t>(p) * k * kPanel; }
+  const float* data = nullptr;  // in an arena
+  const float* panel(int p) const { return data + static_cast<size_t>(p) * k * kPanel; }
 };
 
 // `row(n)` gives the K weights of output n; outputs past n are zero.
 template <class RowOf>
-Packed pack(int n, int k, const RowOf& row) {
-  Packed packed;
-  packed.n = n;
-  packed.k = k;
-  packed.panels = (n + kPanel - 1) / kPanel;
-  packed.data.assign(static_cast<size_t>(packed.panels) * k * kPanel, 0.0f);
+Packed pack(Arena& arena, int n, int k, const RowOf& row) {
+  Packed packed{n, k, (n + kPanel - 1) / kPanel};
+  const size_t size = static_cast<size_t>(packed.panels) * k * kPanel;
+  float* data = arena.take(size);
+  std::fill(data, data + size, 0.0f);
   for (int i = 0; i < n; ++i) {
     const float* source = row(i);
-    float* target = packed.data.data() + static_cast<size_t>(i / kPanel) * k * kPanel + i % kPanel;
+    float* target = data + static_cast<size_t>(i / kPanel) * k * kPanel + i % kPanel;
     for (int j = 0; j < k; ++j) target[static_cast<size_t>(j) * kPanel] = source[j];
   }
+  packed.data = data;
   return packed;
 }
 
@@ -48,6 +90,9 @@ inline void rows_times_panel(const float* const* rows, int k, const float* panel
   const float* x[M];
   for (int m = 0; m < M; ++m) x[m] = rows[m];
   for (int j = 0; j < k; ++j, panel += kPanel) {
+    // Runs past the end of the panel into the next one, which is read next.
+    __builtin_prefetch(panel + kPrefetch);
+    __builtin_prefetch(panel + kPrefetch + kLanes);
     const v16 a = load(panel), b = load(panel + kLanes);
 #pragma GCC unroll 12
     for (int m = 0; m < M; ++m) {

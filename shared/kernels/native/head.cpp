@@ -13,6 +13,7 @@ struct Head {
   int hidden;
   float eps;
   std::vector<float> norm;
+  Arena arena;
   Packed weight;
 };
 
@@ -22,9 +23,9 @@ extern "C" {
 
 void* s3_head_create(int32_t hidden, int32_t vocab, float eps, const float* norm,
                      const float* weight) {
-  auto* head = new Head{hidden, eps, {norm, norm + hidden}, {}};
+  auto* head = new Head{hidden, eps, {norm, norm + hidden}, {}, {}};
   head->weight =
-      pack(vocab, hidden, [&](int n) { return weight + static_cast<size_t>(n) * hidden; });
+      pack(head->arena, vocab, hidden, [&](int n) { return weight + static_cast<size_t>(n) * hidden; });
   return head;
 }
 
