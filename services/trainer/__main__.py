@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,28 +14,30 @@ from rich.console import Console
 from rich.table import Table
 
 from services.trainer import evaluate as evaluation
-from services.trainer.loop import Diverged
+from services.trainer.loop import DivergedError
 from services.trainer.pretrain import pretrain as run_pretrain
 from services.trainer.sft import sft as run_sft
-from shared.errors import Step3Error
+from shared.errors import InvalidArgument, Step3Error
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
 Recipe = Annotated[Path, typer.Argument(help="A YAML file of recipes/.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the run of the recipe's name.")]
-Seconds = Annotated[
-    float | None, typer.Option(help="Compress the schedule so that it ends by then.")
+Resume = Annotated[
+    str | None, typer.Option(metavar="RUN", help="Continue this run of STEP3_HOME/runs.")
 ]
-Steps = Annotated[int | None, typer.Option(help="Fewer (or more) steps than the recipe's.")]
+Seconds = Annotated[
+    float | None, typer.Option(min=0.001, help="Compress the schedule so that it ends by then.")
+]
+Steps = Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's steps.")]
 
 
 @app.command()
 def pretrain(
-    recipe: Recipe, resume: Resume = False, max_seconds: Seconds = None, steps: Steps = None
+    recipe: Recipe, resume: Resume = None, max_seconds: Seconds = None, steps: Steps = None
 ) -> None:
     """Train a preset from scratch.
 
-    Example: python -m services.trainer pretrain recipes/nano-pretrain.yaml
+    Example: python -m services.trainer pretrain recipes/nano-pretrain.yaml --resume nano-pretrain
     """
     with _failures():
         typer.echo(run_pretrain(recipe, resume=resume, max_seconds=max_seconds, max_steps=steps))
@@ -41,7 +45,7 @@ def pretrain(
 
 @app.command()
 def sft(
-    recipe: Recipe, resume: Resume = False, max_seconds: Seconds = None, steps: Steps = None
+    recipe: Recipe, resume: Resume = None, max_seconds: Seconds = None, steps: Steps = None
 ) -> None:
     """Fine-tune on conversations.
 
@@ -70,25 +74,20 @@ def evaluate(
         return
     table = Table("task", "n", "accuracy", "finished")
     for score in scores:
-        table.add_row(
-            score.task, str(score.n), f"{score.accuracy:.1%}", f"{score.finished:.1%}"
-        )
+        table.add_row(score.task, str(score.n), f"{score.accuracy:.1%}", f"{score.finished:.1%}")
     Console().print(table)
 
 
-class _failures:
-    """Expected failures become one line and exit status 1 (2 for a wrong input)."""
-
-    def __enter__(self) -> None:
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (Step3Error, ValueError)):
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(2) from None
-        if isinstance(error, Diverged):
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from None
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Expected failures become one line and exit status 1, or 2 for wrong input."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        yield
+    except (Step3Error, ValueError, DivergedError) as error:
+        typer.echo(f"error: {error}", err=True)
+        misuse = isinstance(error, (InvalidArgument, ValueError))
+        raise typer.Exit(2 if misuse else 1) from None
 
 
 if __name__ == "__main__":

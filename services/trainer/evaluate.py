@@ -75,7 +75,9 @@ def evaluate(
     """Score `n` held-out samples of each task."""
     scores = []
     for task in tasks:
-        samples = [source(task)(generator("evaluation", seed, task, i), "heldout") for i in range(n)]
+        samples = [
+            source(task)(generator("evaluation", seed, task, i), "heldout") for i in range(n)
+        ]
         replies = answer([renderer.prompt(sample) for sample in samples])
         parsed = [split_reply(renderer.tokenizer, ids) for ids in replies]
         correct = sum(
@@ -121,7 +123,9 @@ class Greedy:
         for indices in by_length.values():
             for start in range(0, len(indices), _BATCH):
                 some = indices[start : start + _BATCH]
-                for index, reply in zip(some, self._decode([prompts[i] for i in some]), strict=True):
+                for index, reply in zip(
+                    some, self._decode([prompts[i] for i in some]), strict=True
+                ):
                     replies[index] = reply
         return replies
 
@@ -159,8 +163,8 @@ class Greedy:
         for image in images:
             for pixels in (image.crops_P3ZZ, image.thumbnail_13SS):
                 if len(pixels):
-                    pixels = pixels.to(weight.device, weight.dtype)
-                    parts.append(self.model.encode_images(pixels).flatten(0, 1))
+                    there = pixels.to(weight.device, weight.dtype)
+                    parts.append(self.model.encode_images(there).flatten(0, 1))
         return torch.cat(parts)
 
 

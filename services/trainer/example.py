@@ -11,7 +11,7 @@ from shared.model.config import Step3Config
 from shared.model.images import ImageInputs, preprocess
 from shared.model.tiling import ImageTokenIds, expand_prompt
 from shared.text.chat_template import render
-from shared.text.conversation import ImagePart, Message, TextPart
+from shared.text.conversation import ImagePart, Message, Part, TextPart
 from shared.text.tokenizer import Tokenizer
 
 
@@ -77,7 +77,8 @@ def messages(sample: Sample, *, answered: bool) -> list[Message]:
     """The sample as a conversation, with or without its last reply."""
     result = [] if sample.system is None else [Message("system", [TextPart(sample.system)])]
     for turn in sample.turns:
-        parts = [*(ImagePart() for _ in turn.images), TextPart(turn.question)]
+        images = [ImagePart() for _ in turn.images]
+        parts: list[Part] = [*images, TextPart(turn.question)]
         result.append(Message("user", parts))
         result.append(Message("assistant", [TextPart(turn.reply)], turn.reasoning))
     return result if answered else result[:-1]

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -26,20 +27,28 @@ from services.trainer.state import load_state, save_state
 from services.trainer.step import TrainStep, exact_share
 
 
-class Diverged(RuntimeError):
+class DivergedError(RuntimeError):
     """The loss is no number any more."""
 
 
 def optimizer_for(model: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only, and not on embedding tables."""
-    decayed, others = [], []
-    for name, parameter in model.named_parameters():
-        matrix = parameter.dim() > 1 and "embed" not in name
-        (decayed if matrix else others).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    """AdamW; weight decay on matrices other than embedding tables; vision has its own rate."""
+    groups: list[dict[str, Any]] = []
+    for vision in (False, True):
+        for matrix in (False, True):
+            chosen = [
+                parameter
+                for name, parameter in model.named_parameters()
+                if name.startswith(("vision_model.", "vit_")) == vision
+                and (parameter.dim() > 1 and "embed" not in name) == matrix
+            ]
+            groups.append(
+                {
+                    "params": chosen,
+                    "weight_decay": recipe.weight_decay if matrix else 0.0,
+                    "share": recipe.vision_rate if vision else 1.0,
+                }
+            )
     device = next(model.parameters()).device
     return torch.optim.AdamW(
         groups,
@@ -72,7 +81,7 @@ def train(
       stop_at: stop before this step, with a checkpoint, as an interruption would.
 
     Raises:
-      Diverged: the loss became infinite or no number.
+      DivergedError: the loss became infinite or no number.
     """
     model = step_fn.model
     device = next(model.parameters()).device
@@ -101,7 +110,7 @@ def train(
                 break
             rate = learning_rate(recipe, progress + 1 / recipe.steps)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["share"]
             with autocast:
                 result = step_fn(batch.to(device))
             result.loss.backward()  # type: ignore[no-untyped-call]
@@ -129,7 +138,7 @@ def train(
                     },
                 )
                 if not math.isfinite(metrics["loss"]):
-                    raise Diverged(
+                    raise DivergedError(
                         f"the loss is {metrics['loss']} at step {step}: lower learning_rate"
                     )
             if checks and (step % recipe.validate_every == 0 or step == recipe.steps):
@@ -152,9 +161,7 @@ def validate(step_fn: TrainStep, checks: Mapping[str, Batch]) -> dict[str, float
     return shares
 
 
-def _save(
-    run: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
+def _save(run: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
     save_state(run / "state", step, state)
 

@@ -6,10 +6,9 @@ processes therefore need no state: a counter is all that a checkpoint holds.
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator
 from typing import Literal
-
-import multiprocessing
 
 import torch
 from torch.utils.data import DataLoader, Dataset

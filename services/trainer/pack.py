@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from services.trainer.example import Example
 
 # Targets with this value carry no loss (PyTorch's cross entropy skips it).
 IGNORED = -100
+# Documents longer than a row that one batch puts up with.
+_PATIENCE = 1000
 
 
 @dataclass(slots=True)
@@ -36,20 +39,16 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`; the copy does not wait where memory is pinned."""
-        moved = {
-            field.name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-            for field in fields(self)
-            for value in (getattr(self, field.name),)
-        }
-        return Batch(**moved)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        moved = {
-            field.name: value.pin_memory() if isinstance(value, Tensor) else value
-            for field in fields(self)
-            for value in (getattr(self, field.name),)
-        }
-        return Batch(**moved)
+        """Called by the loader, by this name."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        names = [field.name for field in fields(self) if field.name != "documents"]
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
+        return replace(self, **changed)
 
 
 def pack(
@@ -64,11 +63,20 @@ def pack(
 
     That last document is dropped, so that a batch depends on its own examples alone. A document
     longer than a row is dropped as well.
+
+    Raises:
+      ValueError: documents keep being longer than a row.
     """
     placed: list[list[Example]] = [[] for _ in range(rows)]
     room = [row_length] * rows
+    too_long = 0
     for example in examples:
         if len(example.ids) > row_length:
+            too_long += 1
+            if too_long == _PATIENCE:
+                raise ValueError(
+                    f"row_length = {row_length}: {too_long} samples were longer; make it larger"
+                )
             continue
         row = next((r for r in range(rows) if room[r] >= len(example.ids)), None)
         if row is None:
@@ -104,19 +112,38 @@ def pack(
         targets_RL,
         positions_RL,
         documents_RL,
-        torch.cat([image.thumbnail_13SS for image in images])
-        if images
-        else torch.empty(0),
-        torch.cat(crops) if images else torch.empty(0),
-        _feature_order([len(crop) for crop in crops], crop_tokens, thumbnail_tokens),
+        _stacked([image.thumbnail_13SS for image in images]),
+        _stacked(crops),
+        _feature_order(
+            [len(crop) for crop in crops],
+            padded(sum(map(len, crops))) * crop_tokens,
+            crop_tokens,
+            thumbnail_tokens,
+        ),
         documents,
     )
 
 
-def _feature_order(crops_of_image: list[int], crop_tokens: int, thumbnail_tokens: int) -> Tensor:
-    """Each image's crops come first, its thumbnail last."""
+def padded(images: int) -> int:
+    """The next multiple of 32, since a GPU plans its convolutions anew for every batch size."""
+    return -(-images // 32) * 32
+
+
+def _stacked(pixels: list[Tensor]) -> Tensor:
+    """All images, then black ones up to `padded`, which no token looks at."""
+    if not pixels:
+        return torch.empty(0, dtype=torch.uint8)
+    stacked = torch.cat(pixels)
+    missing = padded(len(stacked)) - len(stacked)
+    return torch.cat([stacked, stacked.new_zeros(missing, *stacked.shape[1:])])
+
+
+def _feature_order(
+    crops_of_image: list[int], thumbnails_at: int, crop_tokens: int, thumbnail_tokens: int
+) -> Tensor:
+    """Each image's crops come first, its thumbnail last; thumbnails start at `thumbnails_at`."""
     order: list[int] = []
-    crop, thumbnail = 0, sum(crops_of_image) * crop_tokens
+    crop, thumbnail = 0, thumbnails_at
     for crops in crops_of_image:
         order += range(crop, crop + crops * crop_tokens)
         order += range(thumbnail, thumbnail + thumbnail_tokens)

@@ -10,7 +10,7 @@ from services.trainer import run
 def pretrain(
     recipe: Path,
     *,
-    resume: bool = False,
+    resume: str | None = None,
     max_seconds: float | None = None,
     max_steps: int | None = None,
 ) -> Path:

@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from services.trainer.data import source
+from shared.model.presets import PRESETS
+
+# The least value of whole numbers, and the range of the others.
+_WHOLE = {
+    "seed": 0,
+    "vocab_size": 1,
+    "tokenizer_samples": 1,
+    "rows": 1,
+    "row_length": 2,
+    "steps": 1,
+    "workers": 0,
+    "log_every": 1,
+    "checkpoint_every": 1,
+    "validate_every": 1,
+    "validation_rows": 1,
+}
+_REAL = {
+    "learning_rate": (1e-9, 1.0),
+    "vision_rate": (0.0, 1.0),
+    "final_rate": (0.0, 1.0),
+    "warmup": (0.0, 1.0),
+    "decay": (0.0, 1.0),
+    "weight_decay": (0.0, 1.0),
+    "clip": (1e-9, 1e9),
+    "balance": (0.0, 1.0),
+    "z_loss": (0.0, 1.0),
+}
 
 
 class RecipeError(ValueError):
@@ -46,6 +74,9 @@ class Recipe:
     phases: tuple[Phase, ...]
 
     learning_rate: float
+    # The image encoder's rate as a share of the others'. No norm follows its last layer: at the
+    # text model's rate its features grow without bound until all images look the same.
+    vision_rate: float = 0.3
     # The rate at the end, as a share of the highest.
     final_rate: float = 0.01
     # Shares of all steps.
@@ -93,23 +124,50 @@ class Recipe:
         if needed:
             raise RecipeError(f"{needed[0]}: is missing")
         values = dict(raw)
+        for key in ("phases", "validation"):
+            if not isinstance(raw.get(key, []), list | tuple):
+                raise RecipeError(f"{key} = {raw[key]!r}: must be a list")
         values["phases"] = tuple(_phase(phase) for phase in raw["phases"])
         values["validation"] = tuple(raw.get("validation", ()))
         recipe = cls(**values)
         recipe._check()
         return recipe
 
+    def save(self, path: Path) -> None:
+        """Write a YAML file that `load` reads back as an equal recipe."""
+        raw = {key: value for key, value in asdict(self).items() if value is not None}
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
+        temporary.replace(path)
+
     def _check(self) -> None:
-        for key in ("rows", "row_length", "steps", "learning_rate", "log_every"):
-            if not getattr(self, key) > 0:
-                raise RecipeError(f"{key} = {getattr(self, key)!r}: must be positive")
+        if not (isinstance(self.name, str) and re.fullmatch(r"[\w-][\w.-]*", self.name)):
+            raise RecipeError(f"name = {self.name!r}: must be letters, digits, '-', '_' and '.'")
+        for key, least in _WHOLE.items():
+            value = getattr(self, key)
+            if type(value) is not int or value < least:
+                raise RecipeError(f"{key} = {value!r}: must be a whole number from {least}")
+        for key, (low, high) in _REAL.items():
+            value = getattr(self, key)
+            if isinstance(value, str):
+                raise RecipeError(
+                    f"{key} = {value!r}: must be a number; YAML needs the point of 1.0e-3"
+                )
+            if type(value) not in (int, float) or not low <= value <= high:
+                raise RecipeError(f"{key} = {value!r}: must be a number from {low:g} to {high:g}")
+        if self.warmup + self.decay > 1:
+            raise RecipeError(f"warmup + decay = {self.warmup + self.decay:g}: must be 1 at most")
         if (self.preset is None) == (self.init is None):
-            raise RecipeError("preset, init: give exactly one of them")
+            raise RecipeError(
+                f"preset = {self.preset!r}, init = {self.init!r}: give exactly one of them"
+            )
+        if self.preset is not None and self.preset not in PRESETS:
+            raise RecipeError(f"preset = {self.preset!r}: must be one of {', '.join(PRESETS)}")
         untils = [phase.until for phase in self.phases]
         if not untils or untils != sorted(untils) or untils[-1] != 1:
             raise RecipeError(f"phases: until = {untils}: must rise and end at 1")
         for name in self.validation:
-            source(name)
+            _check_source("validation", name)
 
     def phase_at(self, step: int) -> Phase:
         """The phase that step number `step` (from 0) draws from."""
@@ -122,7 +180,18 @@ def _phase(raw: Mapping[str, Any]) -> Phase:
     except (KeyError, TypeError, ValueError) as error:
         raise RecipeError(f"phases: needs name, until and mixture ({error!r})") from None
     for name, weight in phase.mixture.items():
-        source(name)
-        if not weight >= 0:
-            raise RecipeError(f"phases: weight of {name} = {weight!r}: must be 0 or more")
+        _check_source(f"phases, {phase.name}", name)
+        if type(weight) not in (int, float) or not weight >= 0:
+            raise RecipeError(
+                f"phases, {phase.name}: weight of {name} = {weight!r}: must be a number from 0"
+            )
+    if not sum(phase.mixture.values()) > 0:
+        raise RecipeError(f"phases, {phase.name}: the mixture has no source with a weight above 0")
     return phase
+
+
+def _check_source(key: str, name: str) -> None:
+    try:
+        source(name)
+    except ValueError as error:
+        raise RecipeError(f"{key}: {error}") from None

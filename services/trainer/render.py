@@ -133,7 +133,8 @@ def grain(rng: random.Random, size: tuple[int, int], sigma: float) -> Image.Imag
     """Grey noise around the middle, made from the generator alone."""
     tile = np.random.default_rng(rng.getrandbits(32)).normal(128, sigma, (96, 96))
     image = Image.fromarray(tile.clip(0, 255).astype(np.uint8))
-    return image.resize(size, rng.choice((Image.Resampling.NEAREST, Image.Resampling.BILINEAR))
+    return image.resize(
+        size, rng.choice((Image.Resampling.NEAREST, Image.Resampling.BILINEAR))
     ).convert("RGB")
 
 
@@ -160,9 +161,9 @@ def text_mask(text: str, font: str, size: int, rotation: float = 0.0) -> Image.I
     return mask.crop(mask.getbbox() or (0, 0, 1, 1))
 
 
-def polygon(shape: str, centre: tuple[float, float], radius: float, turn: float) -> list[
-    tuple[float, float]
-]:
+def polygon(
+    shape: str, centre: tuple[float, float], radius: float, turn: float
+) -> list[tuple[float, float]]:
     """Corners of a square, triangle or star inscribed in a circle; `turn` in radians."""
     corners = {"square": 4, "triangle": 3, "star": 10}[shape]
     start = math.pi / 4 if shape == "square" else -math.pi / 2

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -22,24 +21,36 @@ from shared.model.config import Step3Config
 from shared.model.init import initialize
 from shared.model.presets import preset
 from shared.model.step3 import Step3ForConditionalGeneration
+from shared.settings import settings
 from shared.text import train_tokenizer
 from shared.text.tokenizer import TOKENIZER_FILE, Tokenizer
 
 # Files of a shipped checkpoint stay below this, so that any host takes them.
 SHARD_BYTES = 15 * 2**20
-_REPOSITORY = Path(__file__).resolve().parent.parent.parent
+_RECIPE = "recipe.yaml"
+# What may change between a run's start and its continuation: no weight depends on it.
+_MAY_CHANGE = frozenset(
+    {
+        "workers",
+        "log_every",
+        "checkpoint_every",
+        "validate_every",
+        "validation",
+        "validation_rows",
+    }
+)
 
 
 def runs_folder() -> Path:
     """STEP3_HOME/runs."""
-    return Path(os.environ.get("STEP3_HOME", _REPOSITORY / ".step3")) / "runs"
+    return settings().home / "runs"
 
 
 def start(
     recipe_path: Path,
     style: Style,
     *,
-    resume: bool = False,
+    resume: str | None = None,
     max_seconds: float | None = None,
     max_steps: int | None = None,
 ) -> Path:
@@ -48,31 +59,35 @@ def start(
     Args:
       recipe_path: the YAML file.
       style: how samples become tokens.
-      resume: continue the run of that name; without it an existing run is refused.
+      resume: name of the run to continue; without it an existing run is refused.
       max_seconds: compress the schedule to end by then.
       max_steps: fewer steps than the recipe's, on the same schedule compressed.
 
     Raises:
-      InvalidArgument: the run exists already, or there is none to resume, or it starts from nothing.
+      InvalidArgument: the run exists already, cannot be continued with this recipe, or its
+        starting model does not exist.
       RecipeError: the recipe cannot be used.
     """
     recipe = Recipe.load(recipe_path)
     if max_steps is not None:
         recipe = replace(recipe, steps=max_steps)
-    run = runs_folder() / recipe.name
-    if resume != run.exists():
+    run = runs_folder() / (recipe.name if resume is None else resume)
+    if resume is not None:
+        _check_continues(recipe, run)
+    elif run.exists():
         raise InvalidArgument(
-            f"run folder {str(run)!r} "
-            + ("does not exist: leave --resume out" if resume else "exists: use --resume, or remove it"),
-            reason="RUN_NOT_FOUND" if resume else "RUN_EXISTS",
-            field="recipe.name",
+            f"name = {recipe.name!r}: {str(run)!r} exists: remove it, or continue it with "
+            f"--resume {recipe.name}",
+            reason="RUN_EXISTS",
+            field="name",
         )
+    origin = None if recipe.init is None else _origin(recipe.init)
     run.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(recipe_path, run / "recipe.yaml")
+    recipe.save(run / _RECIPE)
 
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, tokenizer = _prepare(recipe, run)
+    model, tokenizer = _prepare(recipe, origin, run)
     model = model.to(device).train()
     step_fn = NextToken(model, balance=recipe.balance, z_loss=recipe.z_loss)
     batches = Batches(recipe, style, tokenizer, model.config)
@@ -91,23 +106,56 @@ def start(
     return out
 
 
-def _prepare(recipe: Recipe, run: Path) -> tuple[Step3ForConditionalGeneration, Tokenizer]:
-    """The model to train, and the run's tokenizer.json."""
-    if recipe.preset is not None:
-        if not (run / TOKENIZER_FILE).exists():
-            trained = train_tokenizer.train_tokenizer(_corpus(recipe), recipe.vocab_size)
-            train_tokenizer.save(trained, run)
-        tokenizer = Tokenizer.from_dir(run)
-        model = Step3ForConditionalGeneration(with_tokenizer(preset(recipe.preset), tokenizer))
-        initialize(model, recipe.seed)
-        return model, tokenizer
-    assert recipe.init is not None
-    folder = runs_folder() / recipe.init / "model"
+def _check_continues(recipe: Recipe, run: Path) -> None:
+    if not (run / _RECIPE).is_file():
+        names = sorted(path.parent.name for path in run.parent.glob(f"*/{_RECIPE}"))
+        raise InvalidArgument(
+            f"--resume {run.name}: {str(run.parent)!r} holds no run of that name; "
+            f"there are: {', '.join(names) or 'none'}",
+            reason="RUN_NOT_FOUND",
+            field="resume",
+        )
+    started = asdict(Recipe.load(run / _RECIPE))
+    for key, value in asdict(recipe).items():
+        if key not in _MAY_CHANGE and started[key] != value:
+            raise InvalidArgument(
+                f"--resume {run.name}: the recipe has {key} = {value!r}, the run was started with "
+                f"{started[key]!r}; use {str(run / _RECIPE)!r}",
+                reason="RECIPE_MISMATCH",
+                field=key,
+            )
+
+
+def _origin(init: str) -> Path:
+    """The folder of the model that a run starts from: another run's, or `init` itself."""
+    folder = runs_folder() / init / "model"
     if not folder.exists():
-        folder = Path(recipe.init)
-    model = load_model(folder)
-    shutil.copyfile(folder / TOKENIZER_FILE, run / TOKENIZER_FILE)
-    return model, Tokenizer.from_dir(run)
+        folder = Path(init)
+    if not (folder / TOKENIZER_FILE).is_file():
+        raise InvalidArgument(
+            f"init = {init!r}: is neither a finished run of {str(runs_folder())!r} "
+            "nor a model folder; train that run first",
+            reason="MODEL_NOT_FOUND",
+            field="init",
+        )
+    return folder
+
+
+def _prepare(
+    recipe: Recipe, origin: Path | None, run: Path
+) -> tuple[Step3ForConditionalGeneration, Tokenizer]:
+    """The model to train, and the run's tokenizer.json."""
+    if origin is not None:
+        shutil.copyfile(origin / TOKENIZER_FILE, run / TOKENIZER_FILE)
+        return load_model(origin), Tokenizer.from_dir(run)
+    assert recipe.preset is not None
+    if not (run / TOKENIZER_FILE).exists():
+        trained = train_tokenizer.train_tokenizer(_corpus(recipe), recipe.vocab_size)
+        train_tokenizer.save(trained, run)
+    tokenizer = Tokenizer.from_dir(run)
+    model = Step3ForConditionalGeneration(with_tokenizer(preset(recipe.preset), tokenizer))
+    initialize(model, recipe.seed)
+    return model, tokenizer
 
 
 def with_tokenizer(config: Step3Config, tokenizer: Tokenizer) -> Step3Config:

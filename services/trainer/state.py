@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from shared.errors import FailedPrecondition
+
 KEPT = 2
 _STATE, _MANIFEST = "state.pt", "manifest.json"
 log = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     """The newest state whose hash is right; None if the folder holds none.
 
     Raises:
-      ValueError: there are states, and all of them are damaged.
+      FailedPrecondition: there are states, and all of them are damaged.
     """
     candidates = sorted(folder.glob("step-*"), reverse=True)
     for path in candidates:
@@ -62,7 +64,10 @@ def load_state(folder: Path) -> dict[str, Any] | None:
             problem = str(error)
         log.warning("checkpoint %s is damaged (%s): trying the one before", path, problem)
     if candidates:
-        raise ValueError(f"run folder {str(folder)!r}: every checkpoint is damaged; start again")
+        raise FailedPrecondition(
+            f"every checkpoint in {str(folder)!r} is damaged: remove the run and start it again",
+            reason="CHECKPOINT_CORRUPT",
+        )
     return None
 
 

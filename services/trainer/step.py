@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,7 +48,7 @@ class NextToken:
             if isinstance(module, MoE):
                 module.gate.register_forward_hook(self._watch(module.top_k))
 
-    def _watch(self, top_k: int):  # type: ignore[no-untyped-def]
+    def _watch(self, top_k: int) -> Callable[[nn.Module, object, Tensor], None]:
         def hook(_: nn.Module, __: object, logits_TE: Tensor) -> None:
             self._routers.append((logits_TE, top_k))
 

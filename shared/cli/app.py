@@ -246,12 +246,12 @@ def train(
 ) -> None:
     """Train a model.
 
-    Options go on to the trainer, --resume among them.
+    Options go on to the trainer: --resume RUN continues that run of STEP3_HOME/runs.
 
     \b
     Examples:
       ./step3 train pretrain recipes/nano-pretrain.yaml
-      ./step3 train sft recipes/nano-sft.yaml --resume
+      ./step3 train sft recipes/nano-sft.yaml --resume nano-sft
     """
     with report.failures():
         from shared.cli.handover import run_module

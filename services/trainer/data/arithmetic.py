@@ -16,7 +16,13 @@ from services.trainer.data.wording import system_prompt, vary
 PLACES = ("Ones", "Tens", "Hundreds", "Thousands", "Ten thousands")
 TABLE = 12
 
-_NUMBER_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
+# fmt: off
+_NUMBER_WORDS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+    "twenty",
+)
+# fmt: on
 
 _SYMBOLS = {
     "+": ("+", "+", "+", "plus"),
@@ -130,7 +136,7 @@ class Step:
 
 
 def work(step: Step) -> str:
-    """The steps on paper of one operation, ending in `left op right = result.`"""
+    """The steps on paper of one operation; they end in the equation and its result."""
     left, right = step.left, step.right
     if step.op == "+" and left >= 0 and right >= 0:
         shown = _add_columns(left, right)
@@ -320,7 +326,7 @@ def two_digit(rng: random.Random, split: Split) -> Sample:
 
 
 def follow_up(rng: random.Random, split: Split) -> Sample:
-    """A sum, then "now add 5 to that"."""
+    """A sum, and a second one that starts from its result."""
     while True:
         first = draw_step(rng)
         second = Step(first.result, rng.choice("+-"), operand(rng, (0.5, 0.5)))

@@ -74,8 +74,11 @@ def draw_bars(rng: random.Random, split: Split) -> tuple[Bars, int]:
 def draw_chart(rng: random.Random, bars: Sequence[tuple[str, int]], step: int) -> Image.Image:
     """Axes, ticks with numbers, a bar and a label for each category."""
     width, height = rng.randint(180, 420), rng.randint(160, 380)
-    ink, paper = ((0, 0, 0), (255, 255, 255)) if rng.random() < 0.8 else (
-        (255, 255, 255), rng.choice(((0, 0, 0), (30, 30, 40))))
+    ink, paper = (
+        ((0, 0, 0), (255, 255, 255))
+        if rng.random() < 0.8
+        else ((255, 255, 255), rng.choice(((0, 0, 0), (30, 30, 40))))
+    )
     image = Image.new("RGB", (width, height), paper)
     pen = ImageDraw.Draw(image)
     font = render.load_font(render.draw_font(rng), rng.randint(12, 18))
@@ -91,7 +94,10 @@ def draw_chart(rng: random.Random, bars: Sequence[tuple[str, int]], step: int) -
         pen.text((left - 6, y), str(tick * step), fill=ink, font=font, anchor="rm")
         pen.line((left - 4, y, left, y), fill=ink)
         if grid:
-            pen.line((left, y, right, y), fill=tuple((2 * p + i) // 3 for p, i in zip(paper, ink)))
+            pen.line(
+                (left, y, right, y),
+                fill=tuple((2 * p + i) // 3 for p, i in zip(paper, ink, strict=True)),
+            )
     slot = (right - left) / len(bars)
     thin = rng.uniform(0.4, 0.85)
     same = rng.random() < 0.5
@@ -120,7 +126,7 @@ def question(rng: random.Random, split: Split) -> Sample:
     kind = rng.choices(("tallest", "shortest", "value", "count", "all"), (3, 2, 4, 1, 1))[0]
     if kind in ("tallest", "shortest"):
         answer = (max if kind == "tallest" else min)(values, key=lambda label: values[label])
-        asks = _TALLEST if kind == "tallest" else _SHORTEST
+        asks: tuple[str, ...] = _TALLEST if kind == "tallest" else _SHORTEST
         reply = f"The {kind} bar is {answer}."
         thought = f"{reading} {kind.capitalize()}: {answer} with {values[answer]}."
     elif kind == "value":

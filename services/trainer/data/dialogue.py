@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from PIL import Image
+
 from services.trainer import render
 from services.trainer.data import topics
 from services.trainer.data.arithmetic import single
@@ -92,7 +94,7 @@ OUTSIDE = "This is not about sums, numbers, charts or shapes. I can't answer it.
 
 
 def _make(
-    rng: random.Random, question: str, intent: Intent, images: tuple[render.Image.Image, ...] = ()
+    rng: random.Random, question: str, intent: Intent, images: tuple[Image.Image, ...] = ()
 ) -> Sample:
     turn = Turn(vary(rng, question), intent.reasoning, intent.reply, images)
     return Sample((turn,), intent.answer, system_prompt(rng))
@@ -148,9 +150,9 @@ def unknown_image(rng: random.Random, split: Split) -> Sample:
     if kind < 0.3:
         image = render.grain(rng, size, rng.uniform(40, 120))
     elif kind < 0.6:
-        image = render.Image.new("RGB", (rng.randint(3, 9), rng.randint(3, 9)))
+        image = Image.new("RGB", (rng.randint(3, 9), rng.randint(3, 9)))
         image.putdata([render.any_colour(rng) for _ in range(image.width * image.height)])
-        image = image.resize(size, render.Image.Resampling.BICUBIC)
+        image = image.resize(size, Image.Resampling.BICUBIC)
     else:
         ink, paper = render.ink_and_paper(rng)
         image = render.background(rng, size, paper)
@@ -159,7 +161,7 @@ def unknown_image(rng: random.Random, split: Split) -> Sample:
             rng.randint(0, max(0, size[0] - mask.width)),
             rng.randint(0, max(0, size[1] - mask.height)),
         )
-        image.paste(render.Image.new("RGB", mask.size, ink), at, mask)
+        image.paste(Image.new("RGB", mask.size, ink), at, mask)
     intent = Intent(
         (),
         "I see no number, no chart and no plain shapes.",

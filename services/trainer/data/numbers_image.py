@@ -167,7 +167,5 @@ def two_images(rng: random.Random, split: Split) -> Sample:
         for number, font in zip((step.left, step.right), fonts, strict=True)
     )
     reasoning = f"First: {read_digits(step.left)} Second: {read_digits(step.right)} {work(step)}"
-    turn = Turn(
-        vary(rng, rng.choice(_SUM_OF_TWO)), reasoning, f"{step} = {step.result}.", images
-    )
+    turn = Turn(vary(rng, rng.choice(_SUM_OF_TWO)), reasoning, f"{step} = {step.result}.", images)
     return Sample((turn,), str(step.result), system_prompt(rng))

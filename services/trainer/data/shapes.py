@@ -119,7 +119,11 @@ def draw_scene(rng: random.Random, kinds: Sequence[Kind]) -> tuple[Image.Image, 
                 turn = rng.uniform(0, 2 * math.pi)
             width = max(2, round(radius / 8))
             if style < 0.08:
-                pen_args = (None, fill, max(2, round(radius / rng.uniform(4, 8))))
+                pen_args: tuple[render.Colour | None, render.Colour | None, int] = (
+                    None,
+                    fill,
+                    max(2, round(radius / rng.uniform(4, 8))),
+                )
             elif style < 0.25:
                 pen_args = (fill, _outline(fill), min(width, 3))
             else:
@@ -171,12 +175,15 @@ def _number_of(count: int, what: str) -> str:
     return f"There {'is' if count == 1 else 'are'} {count} {_plural(what, count)}."
 
 
-def _scene(rng: random.Random, split: Split, least: int, most: int) -> tuple[Image.Image, list[Kind]]:
+def _scene(
+    rng: random.Random, split: Split, least: int, most: int
+) -> tuple[Image.Image, list[Kind]]:
     return draw_scene(rng, draw_kinds(rng, split, rng.randint(least, most)))
 
 
-def _sample(rng: random.Random, question: str, thought: str, reply: str, answer: str,
-            image: Image.Image) -> Sample:
+def _sample(
+    rng: random.Random, question: str, thought: str, reply: str, answer: str, image: Image.Image
+) -> Sample:
     turn = Turn(vary(rng, question), thought, reply, (image,))
     return Sample((turn,), answer, system_prompt(rng))
 
@@ -203,8 +210,11 @@ def _count(rng: random.Random, image: Image.Image, kinds: list[Kind]) -> Sample:
 def count_some(rng: random.Random, split: Split) -> Sample:
     """How many of one shape, of one colour, or of both."""
     image, kinds = _scene(rng, split, 1, 6)
-    colour, shape = rng.choice(kinds) if rng.random() < 0.8 else (
-        rng.choice(list(render.PALETTE)), rng.choice(render.SHAPES))
+    colour, shape = (
+        rng.choice(kinds)
+        if rng.random() < 0.8
+        else (rng.choice(list(render.PALETTE)), rng.choice(render.SHAPES))
+    )
     form = rng.randrange(3)
     what = (f"{colour} {shape}", shape, f"{colour} shape")[form]
     hits = [
@@ -249,8 +259,11 @@ def colour_of(rng: random.Random, split: Split) -> Sample:
 def is_there(rng: random.Random, split: Split) -> Sample:
     """Yes or no."""
     image, kinds = _scene(rng, split, 1, 5)
-    colour, shape = rng.choice(kinds) if rng.random() < 0.5 else (
-        rng.choice(list(render.PALETTE)), rng.choice(render.SHAPES))
+    colour, shape = (
+        rng.choice(kinds)
+        if rng.random() < 0.5
+        else (rng.choice(list(render.PALETTE)), rng.choice(render.SHAPES))
+    )
     with_colour = rng.random() < 0.6
     what = f"{colour} {shape}" if with_colour else shape
     there = any(s == shape and (c == colour or not with_colour) for c, s in kinds)

@@ -59,7 +59,7 @@ class Arena {
 };
 
 // Floats ahead of the one in use: 4 KiB.
-constexpr int kPrefetch = 1024;
+constexpr int kPrefetch = 256;
 
 struct Packed {
   int n = 0, k = 0, panels = 0;
