@@ -1,4 +1,4 @@
-"""Errors that a caller can act on. Services raise them; shared.rpc turns them into gRPC statuses."""
+"""Errors that a caller can act on; shared.rpc turns them into gRPC statuses."""
 
 from __future__ import annotations
 

@@ -92,10 +92,3 @@ def _cpu_flags() -> str:
     except OSError:
         pass
     return platform.processor()
-
-
-if __name__ == "__main__":
-    try:
-        sys.stdout.write(f"CPU kernels: {ensure_built()}\n")
-    except BuildError as failure:
-        sys.exit(f"error: {failure}")

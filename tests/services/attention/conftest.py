@@ -73,9 +73,7 @@ def make_engine(checkpoint: Checkpoint, local_ffn: LocalFfn) -> Callable[..., En
 def greedy(model: Step3ForConditionalGeneration) -> Callable[..., list[int]]:
     """The one-process reference: greedy continuation of a prompt."""
 
-    def run(
-        prompt: list[int], tokens: int, features_FH: torch.Tensor | None = None
-    ) -> list[int]:
+    def run(prompt: list[int], tokens: int, features_FH: torch.Tensor | None = None) -> list[int]:
         steps = generate(model, prompt, features_FH, max_new_tokens=tokens)
         return [step.token_id for step in steps]
 

@@ -56,7 +56,9 @@ class Ground:
             time.sleep(0.01)
 
     def tokens(self, sequence):
-        return [o.token_id for o in self.outputs if o.sequence is sequence and hasattr(o, "token_id")]
+        return [
+            o.token_id for o in self.outputs if o.sequence is sequence and hasattr(o, "token_id")
+        ]
 
 
 @pytest.fixture

@@ -58,13 +58,24 @@ def renderer(tokenizer: Tokenizer, config: Step3Config) -> Renderer:
 
 
 @pytest.fixture
+def sizes(config: Step3Config) -> dict[str, int]:
+    """What `pack` needs to know of the model."""
+    return {"crop_tokens": config.patch_token_len, "thumbnail_tokens": config.image_token_len}
+
+
+@pytest.fixture
 def make_model(config: Step3Config) -> Callable[[int], Step3ForConditionalGeneration]:
     def make(seed: int) -> Step3ForConditionalGeneration:
         model = Step3ForConditionalGeneration(config)
         initialize(model, seed)
-        return model
+        return model.train()
 
     return make
+
+
+@pytest.fixture
+def model(make_model: Callable[[int], Step3ForConditionalGeneration]):
+    return make_model(0)
 
 
 @pytest.fixture
@@ -76,13 +87,13 @@ def raw_recipe() -> dict[str, Any]:
         "vocab_size": 320,
         "tokenizer_samples": 50,
         "rows": 2,
-        "row_length": 256,
-        "steps": 6,
-        "learning_rate": 1e-3,
+        "row_length": 320,
+        "steps": 4,
+        "learning_rate": 3e-3,
         "log_every": 1,
         "phases": [
-            {"name": "first", "until": 0.5, "mixture": {"arithmetic": 1}},
-            {"name": "last", "until": 1, "mixture": {"arithmetic": 1, "manners": 2}},
+            {"name": "first", "until": 0.5, "mixture": {"arithmetic": 1, "number": 2}},
+            {"name": "last", "until": 1, "mixture": {"shapes-count": 1, "manners": 2}},
         ],
     }
 

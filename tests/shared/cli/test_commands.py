@@ -61,6 +61,12 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"import runpy, sys\nsys.argv.insert(1, {name!r})\nrunpy.run_path({str(FAKE)!r})\n"
         )
     (folder / "services" / "__init__.py").touch()
+    trainer = folder / "services" / "trainer"
+    trainer.mkdir()
+    (trainer / "__init__.py").touch()
+    (trainer / "__main__.py").write_text(
+        "import json, sys\nprint(json.dumps(sys.argv[1:]))\nsys.exit(len(sys.argv) % 2)\n"
+    )
     return folder
 
 
@@ -288,6 +294,28 @@ def test_misuse_is_one_sentence(cli: Cli, arguments: list[str], sentence: str) -
     assert result.returncode == 2
     assert result.stderr.startswith(f"error: {sentence}")
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "pretrain", "r.yaml"],
+        ["train", "sft", "r.yaml", "--resume", "nano-sft"],
+        ["eval", "models/nano", "--suite", "all", "--json"],
+    ],
+)
+def test_training_commands_reach_the_trainer_unchanged(cli: Cli, arguments: list[str]) -> None:
+    """The stand-in prints its arguments and exits with a status made of their number."""
+    expected = arguments if arguments[0] == "eval" else arguments[1:]
+    result = cli(*arguments)
+    assert json.loads(result.stdout) == expected, result.stderr
+    assert result.returncode == (len(expected) + 1) % 2
+
+
+def test_unknown_training_is_misuse(cli: Cli) -> None:
+    result = cli("train", "distil", "r.yaml")
+    assert result.returncode == 2
+    assert "distil" in result.stderr
 
 
 def test_bad_setting_names_its_variable(cli: Cli) -> None:

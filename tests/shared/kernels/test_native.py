@@ -27,7 +27,12 @@ BLOCK = 16
 CONTEXT = 200
 # hidden, heads, head_dim, query_rank, experts, top_k: heads in groups of 8, 4, 2 and 1; widths
 # that fill no whole panel of 32.
-SHAPES = [(64, 8, 32, 48, 8, 3), (80, 4, 16, 16, 5, 1), (48, 6, 48, 32, 3, 3), (32, 3, 16, 16, 2, 2)]
+SHAPES = [
+    (64, 8, 32, 48, 8, 3),
+    (80, 4, 16, 16, 5, 1),
+    (48, 6, 48, 32, 3, 3),
+    (32, 3, 16, 16, 2, 2),
+]
 
 
 @pytest.fixture(autouse=True, params=[1, 3], ids=["1-thread", "3-threads"])
@@ -74,9 +79,7 @@ def batch_of(lengths: list[tuple[int, int]]) -> AttentionBatch:
     ids=str,
 )
 @pytest.mark.parametrize("moe", [True, False], ids=["moe", "dense"])
-def test_attention_layer(
-    shape: tuple[int, ...], lengths: list[tuple[int, int]], moe: bool
-) -> None:
+def test_attention_layer(shape: tuple[int, ...], lengths: list[tuple[int, int]], moe: bool) -> None:
     torch.manual_seed(0)
     hidden, heads, head_dim, rank, experts, top_k = shape
     dims = AttentionDims(
@@ -182,7 +185,9 @@ def test_large_activations_do_not_overflow() -> None:
     torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-4, atol=1.0)
 
 
-@pytest.mark.parametrize(("hidden", "vocab", "rows"), [(64, 512, [0]), (48, 77, [3, 0, 4]), (32, 33, [])])
+@pytest.mark.parametrize(
+    ("hidden", "vocab", "rows"), [(64, 512, [0]), (48, 77, [3, 0, 4]), (32, 33, [])]
+)
 def test_head(hidden: int, vocab: int, rows: list[int]) -> None:
     torch.manual_seed(0)
     norm_H, weight_VH = torch.rand(hidden) + 0.5, random(vocab, hidden)

@@ -6,8 +6,10 @@ from services.trainer.data.sample import belongs, generator
 
 def test_every_intent_can_be_asked_in_both_splits():
     for name, intent in dialogue.INTENTS.items():
-        ways = {split: [w for w in intent.ways if belongs((name, w), split)]
-                for split in ("train", "heldout")}
+        ways = {
+            split: [w for w in intent.ways if belongs((name, w), split)]
+            for split in ("train", "heldout")
+        }
         assert len(ways["train"]) > len(ways["heldout"])
         assert intent.answer in intent.reply
 

@@ -37,9 +37,7 @@ def test_reading(drawn, name):
 
 
 def test_the_gate_has_one_to_three_digits():
-    lengths = {
-        len(numbers_image.read_short(generator(i), "heldout").answer) for i in range(60)
-    }
+    lengths = {len(numbers_image.read_short(generator(i), "heldout").answer) for i in range(60)}
     assert max(lengths) == 3
 
 

@@ -24,7 +24,7 @@ def drawn(monkeypatch):
 
 
 def listed(reasoning: str) -> list[tuple[str, str]]:
-    return re.findall(r"\d+\. (\w+) (\w+)", reasoning)
+    return re.findall(rf"\d+\. (\w+) ({'|'.join(render.SHAPES)})\b", reasoning)
 
 
 def check_listing(drawn, reasoning: str) -> list[tuple[str, str]]:
@@ -33,8 +33,10 @@ def check_listing(drawn, reasoning: str) -> list[tuple[str, str]]:
     by_place = sorted(drawn)
     assert [shape for _, shape, _ in by_place] == [shape for _, shape in kinds]
     for (_, _, value), (colour, _) in zip(by_place, kinds, strict=True):
-        nearest = min(max(abs(a - b) for a, b in zip(value, named, strict=True))
-                      for named in render.PALETTE[colour])
+        nearest = min(
+            max(abs(a - b) for a, b in zip(value, named, strict=True))
+            for named in render.PALETTE[colour]
+        )
         assert nearest <= 20
     return kinds
 
@@ -58,7 +60,7 @@ def samples(drawn, source, count=120):
 
 def test_counting(drawn):
     answers = set()
-    for sample, _, kinds in samples(drawn, shapes.count):
+    for sample, _, kinds in samples(drawn, shapes.count, 500):
         assert int(sample.answer) == len(drawn) == len(kinds)
         answers.add(len(kinds))
     assert answers == set(range(shapes.MOST + 1))
@@ -71,7 +73,9 @@ def test_the_gate_counts_one_to_five(drawn):
 def test_counting_some(drawn):
     for sample, turn, kinds in samples(drawn, shapes.count_some):
         colour, shape = about(turn.question)
-        hits = [i for i, (c, s) in enumerate(kinds, 1) if colour in (None, c) and shape in (None, s)]
+        hits = [
+            i for i, (c, s) in enumerate(kinds, 1) if colour in (None, c) and shape in (None, s)
+        ]
         assert int(sample.answer) == len(hits), turn.question
         assert f": {', '.join(map(str, hits)) or 'none'}. That makes" in turn.reasoning
 

@@ -31,11 +31,12 @@ def all_fingerprints() -> str:
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_sample_is_a_function_of_its_key(name):
-    first, again, other = (
-        fingerprint(source(name)(generator("key", i), "heldout")) for i in (3, 3, 4)
+    first, again = (
+        [fingerprint(source(name)(generator("key", i), "heldout")) for i in range(6)]
+        for _ in range(2)
     )
     assert first == again
-    assert first != other
+    assert len(set(first)) > 2
 
 
 def test_another_process_draws_the_same_samples():
