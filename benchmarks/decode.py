@@ -37,7 +37,7 @@ from shared.dataplane.rendezvous import model_id, open_channels
 from shared.ffn.backend import FfnBackend
 from shared.ffn.local import LocalFfn
 from shared.ffn.weights import Shard, load_ffn_weights
-from shared.kernels import AttentionDims, select_kernels
+from shared.kernels import AttentionDims, Kernels, select_kernels
 from shared.model.cache import KVCache
 from shared.model.checkpoint import Checkpoint, expected_shapes, load_model, save
 from shared.model.config import Step3Config
@@ -167,11 +167,14 @@ def plain(folder: Path) -> Measure:
     return measure
 
 
-def engine_measure(engine: Engine, vocab_size: int, prepare: Callable[[], None]) -> Measure:
+def engine_measure(engine: Engine, vocab_size: int, place: Callable[[], Kernels]) -> Measure:
     """Drives an engine step by step, as the attention service's thread does."""
 
     def measure(streams: int, seed: int) -> float:
-        prepare()
+        with place().calling_thread():
+            return decode(streams, seed)
+
+    def decode(streams: int, seed: int) -> float:
         sequences = [
             Sequence(
                 request_id=str(index),
@@ -196,8 +199,8 @@ def engine_measure(engine: Engine, vocab_size: int, prepare: Callable[[], None])
 
 def make_engine(
     checkpoint: Checkpoint, ffn: FfnBackend, threads: int | None, micro_batches: int
-) -> tuple[Engine, Callable[[], None]]:
-    """An engine, and what gives its process its threads back before a measurement."""
+) -> tuple[Engine, Callable[[], Kernels]]:
+    """An engine, and what puts its kernels' threads in place before a measurement."""
     config = checkpoint.config
     dims = AttentionDims.of(config.text)
     kernels = select_kernels("auto", dims, BLOCK_SIZE, threads=threads)
@@ -214,11 +217,7 @@ def make_engine(
         image_token_id=config.image_token_id,
     )
     # The native pool is the process': the modes that share this one set it anew.
-    return engine, lambda: void(select_kernels("auto", dims, BLOCK_SIZE, threads=threads))
-
-
-def void(_: object) -> None:
-    """Forget a result."""
+    return engine, lambda: select_kernels("auto", dims, BLOCK_SIZE, threads=threads)
 
 
 def colocated(folder: Path) -> Measure:
@@ -226,8 +225,8 @@ def colocated(folder: Path) -> Measure:
     text = checkpoint.config.text
     kernels = select_kernels("auto", AttentionDims.of(text), BLOCK_SIZE)
     layers = [kernels.ffn_layer(weights) for weights in load_ffn_weights(checkpoint, Shard(0, 1))]
-    engine, prepare = make_engine(checkpoint, LocalFfn(layers, text.hidden_size), None, 1)
-    return engine_measure(engine, text.vocab_size, prepare)
+    engine, place = make_engine(checkpoint, LocalFfn(layers, text.hidden_size), None, 1)
+    return engine_measure(engine, text.vocab_size, place)
 
 
 @contextlib.contextmanager
@@ -272,10 +271,10 @@ def disaggregated(folder: Path, tuning: Tuning | None = None) -> Iterator[Measur
                 peer_name="bench",
                 transport="shm",
             )
-            engine, prepare = make_engine(
+            engine, place = make_engine(
                 checkpoint, ffn, tuning.attention_threads, tuning.micro_batches
             )
-            yield engine_measure(engine, text.vocab_size, prepare)
+            yield engine_measure(engine, text.vocab_size, place)
         finally:
             if ffn is not None:
                 ffn.close()

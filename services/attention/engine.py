@@ -40,6 +40,7 @@ class Engine:
         image_token_id: int,
     ) -> None:
         self._decoder = decoder
+        self.config = decoder.config
         self.ffn = ffn
         self._image_token_id = image_token_id
         self._micro_batches = micro_batches

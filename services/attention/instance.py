@@ -86,6 +86,7 @@ class AttentionInstance:
         )
         self._worker = EngineWorker(
             engine,
+            self._kernels,
             reconnect=lambda: self._connect(_RECONNECT_S),
             deliver=self.servicer.deliver,
             on_serving=self._say_serving,

@@ -12,6 +12,7 @@ from services.attention.engine import Engine, Output
 from services.attention.sequence import Sequence
 from shared.errors import Step3Error, Unavailable
 from shared.ffn.backend import FfnBackend
+from shared.kernels import Kernels
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class EngineWorker:
 
     Args:
       engine: owned by the thread from `start` on.
+      kernels: what the engine runs.
       reconnect: a new backend; raises Step3Error while the FFN cannot be reached.
       deliver: takes what a step gave; called in the thread, must not block.
       on_serving: told whether requests can be answered, at every change.
@@ -56,6 +58,7 @@ class EngineWorker:
     def __init__(
         self,
         engine: Engine,
+        kernels: Kernels,
         *,
         reconnect: Callable[[], FfnBackend],
         deliver: Callable[[list[Output | Failure]], None],
@@ -63,6 +66,7 @@ class EngineWorker:
         grace_s: float,
     ) -> None:
         self._engine = engine
+        self._kernels = kernels
         self._reconnect = reconnect
         self._deliver = deliver
         self._on_serving = on_serving
@@ -111,6 +115,10 @@ class EngineWorker:
         return self._engine.ffn.describe()
 
     def _run(self) -> None:
+        with self._kernels.calling_thread():
+            self._serve()
+
+    def _serve(self) -> None:
         while self._take_in():
             try:
                 outputs = self._engine.step()

@@ -15,7 +15,7 @@ from shared.dataplane.channel import Request
 from shared.dataplane.errors import ChannelClosed
 from shared.dataplane.ffn_server import FfnBatch, FfnServer
 from shared.ffn.backend import Routing
-from shared.kernels import FfnLayer
+from shared.kernels import FfnLayer, Kernels
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +25,10 @@ _IDLE_S = 1.0
 class FfnWorker:
     """Takes batches from `server`, runs the layer on them and answers, until the server closes."""
 
-    def __init__(self, server: FfnServer, layers: Sequence[FfnLayer]) -> None:
+    def __init__(self, server: FfnServer, layers: Sequence[FfnLayer], kernels: Kernels) -> None:
         self._server = server
         self._layers = layers
+        self._kernels = kernels
         self._thread = threading.Thread(target=self._run, name="ffn", daemon=True)
 
     def start(self) -> None:
@@ -37,7 +38,12 @@ class FfnWorker:
         self._server.close()
         self._thread.join(timeout_s)
 
+    @torch.inference_mode()
     def _run(self) -> None:
+        with self._kernels.calling_thread():
+            self._serve()
+
+    def _serve(self) -> None:
         while True:
             try:
                 batch = self._server.next_batch(_IDLE_S)
@@ -54,13 +60,16 @@ class FfnWorker:
             else:
                 self._server.respond(batch)
 
-    @torch.inference_mode()
     def _compute(self, batch: FfnBatch) -> None:
         layer = self._layers[batch.layer]
         if len(batch.items) == 1:
             # In place, from slot to slot.
             request = batch.items[0].request
-            layer(request.hidden_TH, _routing([batch.items[0].request]), request.answer_TH)
+            ids_TK, weights_TK = request.expert_ids_TK, request.weights_TK
+            routing = None
+            if ids_TK is not None and weights_TK is not None:
+                routing = Routing(ids_TK, weights_TK)
+            layer(request.hidden_TH, routing, request.answer_TH)
             return
         # Together, so that an expert's weights are read once for all senders.
         requests = [item.request for item in batch.items]
@@ -76,13 +85,9 @@ class FfnWorker:
 
 def _routing(requests: Sequence[Request]) -> Routing | None:
     """The routing of all tokens; None on a dense layer, where no message carries one."""
-    ids = [request.expert_ids_TK for request in requests]
-    weights = [request.weights_TK for request in requests]
-    known_ids = [part for part in ids if part is not None]
-    known_weights = [part for part in weights if part is not None]
-    if not known_ids:
+    ids = [ids_TK for request in requests if (ids_TK := request.expert_ids_TK) is not None]
+    weights = [w_TK for request in requests if (w_TK := request.weights_TK) is not None]
+    if not ids:
         return None
-    assert len(known_ids) == len(known_weights) == len(requests), "a layer is routed or dense"
-    if len(requests) == 1:
-        return Routing(known_ids[0], known_weights[0])
-    return Routing(torch.cat(known_ids), torch.cat(known_weights))
+    assert len(ids) == len(weights) == len(requests), "a layer is routed or dense"
+    return Routing(torch.cat(ids), torch.cat(weights))

@@ -56,12 +56,14 @@ class FfnService:
             AttentionDims.of(text),
             self._settings.attention.block_size,
             threads=self._settings.ffn.threads,
+            # From the other end than attention.
+            first_core=-1 - self._shard.rank,
         )
         layers = [
             self._kernels.ffn_layer(weights)
             for weights in load_ffn_weights(self._checkpoint, self._shard)
         ]
-        self._worker = FfnWorker(self._server, layers)
+        self._worker = FfnWorker(self._server, layers, self._kernels)
         self._worker.start()
         logger.info(
             "shard %d of %d: experts %d to %d, %s kernels",

@@ -58,8 +58,8 @@ class Arena {
   size_t left_ = 0;
 };
 
-// Floats ahead of the one in use: 4 KiB.
-constexpr int kPrefetch = 256;
+// Floats ahead of the one in use: 2 KiB.
+constexpr int kPrefetch = 512;
 
 struct Packed {
   int n = 0, k = 0, panels = 0;

@@ -50,8 +50,8 @@ void s3_head_run(void* handle, int32_t count, const int32_t* rows, const float* 
   });
 }
 
-void s3_set_threads(int32_t threads, int32_t spin_us) {
+void s3_set_threads(int32_t count, const int32_t* cores, int32_t spin_us) {
   pool().set_spin_us(spin_us);
-  if (pool().threads() != threads) pool().resize(threads);
+  pool().place({cores, cores + count});
 }
 }

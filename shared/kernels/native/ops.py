@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -89,7 +90,7 @@ def library() -> ctypes.CDLL:
         ("s3_head_create", _pointer, [_i32, _i32, ctypes.c_float, _pointer, _pointer]),
         ("s3_head_destroy", None, [_pointer]),
         ("s3_head_run", None, [_pointer, _i32, _pointer, _pointer, _pointer, _pointer]),
-        ("s3_set_threads", None, [_i32, _i32]),
+        ("s3_set_threads", None, [_i32, _pointer, _i32]),
     ):
         function = getattr(lib, name)
         function.restype = result
@@ -97,9 +98,9 @@ def library() -> ctypes.CDLL:
     return lib
 
 
-def set_threads(threads: int, spin_us: int) -> None:
-    """Threads of the process' pool, and how long an idle one spins before it sleeps."""
-    library().s3_set_threads(threads, spin_us)
+def set_threads(cores: Sequence[int], spin_us: int) -> None:
+    """One thread a core for the process' pool, the caller's first; how long an idle one spins."""
+    library().s3_set_threads(len(cores), (_i32 * len(cores))(*cores), spin_us)
 
 
 def supports(hidden: int, head_dim: int, query_rank: int) -> bool:
@@ -116,10 +117,11 @@ def _float32(tensor: Tensor) -> Tensor:
     return tensor.to("cpu", torch.float32).contiguous()
 
 
-def _check(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...], name: str) -> int:
-    assert tensor.dtype == dtype, (name, tensor.dtype)
-    assert tensor.shape == shape, (name, tuple(tensor.shape), shape)
-    assert tensor.is_contiguous(), name
+def _check(tensor: Tensor, dtype: torch.dtype, numel: int) -> int:
+    """The address of what the C code will take for `numel` elements in a row."""
+    assert tensor.dtype is dtype and tensor.numel() == numel and tensor.is_contiguous(), (
+        f"{tuple(tensor.shape)} {tensor.dtype} where {numel} of {dtype} in a row are wanted"
+    )
     return tensor.data_ptr()
 
 
@@ -180,18 +182,18 @@ class NativeAttentionLayer:
         c_batch = _AttentionBatch(
             tokens,
             tables_SM.shape[1],
-            _check(batch.positions_T, torch.int32, (tokens,), "positions"),
-            _check(batch.sequences_T, torch.int32, (tokens,), "sequences"),
-            _check(tables_SM, torch.int32, tuple(tables_SM.shape), "block_tables"),
+            _check(batch.positions_T, torch.int32, tokens),
+            _check(batch.sequences_T, torch.int32, tokens),
+            _check(tables_SM, torch.int32, tables_SM.numel()),
             self._cos_PC.data_ptr(),
             self._sin_PC.data_ptr(),
         )
-        shape = (tokens, self._dims.hidden)
+        numel = tokens * self._dims.hidden
         self._lib.s3_attention_run(
             self._handle,
             ctypes.byref(c_batch),
-            _check(hidden_TH, torch.float32, shape, "hidden"),
-            None if ffn_out_TH is None else _check(ffn_out_TH, torch.float32, shape, "ffn_out"),
+            _check(hidden_TH, torch.float32, numel),
+            None if ffn_out_TH is None else _check(ffn_out_TH, torch.float32, numel),
             cache.keys_BCP.data_ptr(),
             cache.values_BPC.data_ptr(),
             self._normed_TH.data_ptr(),
@@ -235,20 +237,19 @@ class NativeFfnLayer:
 
     def __call__(self, normed_TH: Tensor, routing: Routing | None, out_TH: Tensor) -> None:
         tokens = normed_TH.shape[0]
-        shape = (tokens, self._hidden)
         top_k, ids, weights = 0, None, None
         if routing is not None:
             top_k = routing.expert_ids_TK.shape[1]
-            ids = _check(routing.expert_ids_TK, torch.int32, (tokens, top_k), "expert_ids")
-            weights = _check(routing.weights_TK, torch.float32, (tokens, top_k), "weights")
+            ids = _check(routing.expert_ids_TK, torch.int32, tokens * top_k)
+            weights = _check(routing.weights_TK, torch.float32, tokens * top_k)
         self._lib.s3_ffn_run(
             self._handle,
             tokens,
             top_k,
-            _check(normed_TH, torch.float32, shape, "normed"),
+            _check(normed_TH, torch.float32, tokens * self._hidden),
             ids,
             weights,
-            _check(out_TH, torch.float32, shape, "out"),
+            _check(out_TH, torch.float32, tokens * self._hidden),
         )
 
     def __del__(self) -> None:
@@ -267,13 +268,13 @@ class NativeHead:
 
     def __call__(self, hidden_TH: Tensor, ffn_out_TH: Tensor, rows_S: Tensor) -> Tensor:
         logits_SV = torch.empty(rows_S.shape[0], self._vocab)
-        shape = tuple(hidden_TH.shape)
+        numel = hidden_TH.shape[0] * self._hidden
         self._lib.s3_head_run(
             self._handle,
             rows_S.shape[0],
-            _check(rows_S, torch.int32, (rows_S.shape[0],), "rows"),
-            _check(hidden_TH, torch.float32, shape, "hidden"),
-            _check(ffn_out_TH, torch.float32, shape, "ffn_out"),
+            _check(rows_S, torch.int32, rows_S.shape[0]),
+            _check(hidden_TH, torch.float32, numel),
+            _check(ffn_out_TH, torch.float32, numel),
             logits_SV.data_ptr(),
         )
         return logits_SV

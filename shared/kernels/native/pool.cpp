@@ -1,6 +1,7 @@
 #include "pool.h"
 
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -32,15 +33,18 @@ Pool& pool() {
   return instance;
 }
 
-void Pool::resize(int threads) {
+void Pool::place(const std::vector<int>& cores) {
   std::lock_guard<std::mutex> guard(busy_);
+  if (cores == cores_) return;
+  cores_ = cores;
   stopping_.store(true);
   doorbell_.fetch_add(1);
   futex(&doorbell_, FUTEX_WAKE_PRIVATE, INT32_MAX);
   for (auto& worker : workers_) worker.join();
   workers_.clear();
   stopping_.store(false);
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { worker_loop(); });
+  for (size_t i = 1; i < cores.size(); ++i)
+    workers_.emplace_back([this, core = cores[i]] { worker_loop(core); });
 }
 
 void Pool::run_shared(int items, Call call, const void* fn) {
@@ -68,7 +72,11 @@ void Pool::work() {
   }
 }
 
-void Pool::worker_loop() {
+void Pool::worker_loop(int core) {
+  cpu_set_t only;
+  CPU_ZERO(&only);
+  CPU_SET(core, &only);
+  sched_setaffinity(0, sizeof only, &only);  // if it is refused, the worker runs anywhere
   using Clock = std::chrono::steady_clock;
   while (!stopping_.load(std::memory_order_relaxed)) {
     const uint32_t bell = doorbell_.load(std::memory_order_seq_cst);

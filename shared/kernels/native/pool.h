@@ -13,8 +13,8 @@ namespace step3 {
 
 class Pool {
  public:
-  // Threads that work on one loop, the caller's included.
-  void resize(int threads);
+  // One thread a core works on a loop; the first core is the caller's, who sees to that itself.
+  void place(const std::vector<int>& cores);
   // How long an idle worker spins before it sleeps.
   void set_spin_us(int us) { spin_us_.store(us, std::memory_order_relaxed); }
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
@@ -32,13 +32,13 @@ class Pool {
     run_shared(items, [](const void* f, int i) { (*static_cast<const F*>(f))(i); }, &fn);
   }
 
-  ~Pool() { resize(1); }
+  ~Pool() { place({0}); }
 
  private:
   using Call = void (*)(const void*, int);
   void run_shared(int items, Call call, const void* fn);
   void work();
-  void worker_loop();
+  void worker_loop(int core);
 
   // epoch (24 bits) | items (20 bits) | next item (20 bits). A worker takes an item by adding one,
   // and reads call_ and fn_ only while it holds an unfinished item, so they cannot change under it.
@@ -51,6 +51,7 @@ class Pool {
   Call call_ = nullptr;
   const void* fn_ = nullptr;
   std::mutex busy_;
+  std::vector<int> cores_;
   std::vector<std::thread> workers_;
 };
 

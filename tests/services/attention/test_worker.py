@@ -8,6 +8,7 @@ import pytest
 from services.attention.worker import EngineWorker, Failure
 from shared.dataplane.errors import PeerLost
 from shared.errors import Unavailable
+from shared.kernels import AttentionDims, select_kernels
 
 
 class FlakyFfn:
@@ -42,6 +43,7 @@ class Ground:
         self.serving = []
         self.worker = EngineWorker(
             engine,
+            select_kernels("reference", AttentionDims.of(engine.config), 16),
             reconnect=reconnect,
             deliver=self.outputs.extend,
             on_serving=self.serving.append,

@@ -24,7 +24,8 @@ def run(monkeypatch, tmp_path):
 @pytest.fixture
 def recipe_file(raw_recipe, tmp_path):
     path = tmp_path / "small.yaml"
-    path.write_text(yaml.safe_dump(raw_recipe))
+    phases = [{"name": "text", "until": 1, "mixture": {"arithmetic": 1}}]
+    path.write_text(yaml.safe_dump(raw_recipe | {"phases": phases}))
     return path
 
 
