@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from services.trainer.mixture import Batches, loader
 from services.trainer.pack import Batch
 from services.trainer.recipe import Recipe
-from services.trainer.schedule import learning_rate
+from services.trainer.schedule import learning_rate, vision_share
 from services.trainer.state import load_state, save_state
 from services.trainer.step import TrainStep, exact_share
 
@@ -46,7 +46,7 @@ def optimizer_for(model: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
                 {
                     "params": chosen,
                     "weight_decay": recipe.weight_decay if matrix else 0.0,
-                    "share": recipe.vision_rate if vision else 1.0,
+                    "vision": vision,
                 }
             )
     device = next(model.parameters()).device
@@ -110,7 +110,7 @@ def train(
                 break
             rate = learning_rate(recipe, progress + 1 / recipe.steps)
             for group in optimizer.param_groups:
-                group["lr"] = rate * group["share"]
+                group["lr"] = rate * (vision_share(recipe, progress) if group["vision"] else 1.0)
             with autocast:
                 result = step_fn(batch.to(device))
             result.loss.backward()  # type: ignore[no-untyped-call]

@@ -30,6 +30,7 @@ _WHOLE = {
 _REAL = {
     "learning_rate": (1e-9, 1.0),
     "vision_rate": (0.0, 1.0),
+    "vision_start": (0.0, 1.0),
     "final_rate": (0.0, 1.0),
     "warmup": (0.0, 1.0),
     "decay": (0.0, 1.0),
@@ -77,6 +78,9 @@ class Recipe:
     # The image encoder's rate as a share of the others'. No norm follows its last layer: at the
     # text model's rate its features grow without bound until all images look the same.
     vision_rate: float = 0.3
+    # It stays as it is until this share of all steps. A text model that has not learnt the language
+    # yet takes images for a bias that all texts share, and teaches the encoder to give just that.
+    vision_start: float = 0.0
     # The rate at the end, as a share of the highest.
     final_rate: float = 0.01
     # Shares of all steps.

@@ -16,3 +16,11 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
         share = (progress - (1 - recipe.decay)) / recipe.decay
         factor = floor + (1 - floor) * (1 - share**0.5)
     return recipe.learning_rate * factor
+
+
+def vision_share(recipe: Recipe, progress: float) -> float:
+    """The image encoder's rate as a share of the others': zero, then a warm-up of its own."""
+    if recipe.vision_start == 0:
+        return recipe.vision_rate
+    since = (progress - recipe.vision_start) / max(recipe.warmup, 1e-9)
+    return recipe.vision_rate * min(max(since, 0.0), 1.0)

@@ -1,11 +1,9 @@
 """Weight initialisation for training from scratch.
 
 Step3's own is unpublished. The text model takes GPT-2's: N(0, 0.02), matrices that write into the
-residual stream scaled down by sqrt(2 * layers), norms one, biases zero. The image encoder cannot:
-its sub-layers end in a norm, which blows any output up to unit scale, and what small weights give
-is nearly the same for all patches. So its matrices keep the scale of their input, positions are
-as loud as patches, and the closing norms start at 1 / sqrt(2 * layers), which leaves the patches
-themselves the larger part of the stream.
+residual stream scaled down by sqrt(2 * layers), norms one, biases zero. The image encoder's
+matrices keep the scale of their input, N(0, 1 / fan-in): its sub-layers end in a norm, which blows
+any output up to unit scale, and what small weights give is nearly the same for all patches.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ from torch import nn
 from shared.model.step3 import Step3ForConditionalGeneration
 
 STD = 0.02
-POSITION_STD = 0.5
 _WRITES_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 
 
@@ -27,16 +24,13 @@ def initialize(model: Step3ForConditionalGeneration, seed: int) -> None:
     """Fill all parameters in place; a seed gives the same weights on the same kind of device."""
     generator = torch.Generator(device=model.lm_head.weight.device).manual_seed(seed)
     residual_std = STD / math.sqrt(2 * model.config.text.num_hidden_layers)
-    closing_norm = 1 / math.sqrt(2 * model.config.vision.num_hidden_layers)
     for name, parameter in model.named_parameters():
         vision = name.startswith(("vision_model.", "vit_"))
         if name.endswith("bias"):
             parameter.zero_()
         elif "norm" in name:
-            parameter.fill_(closing_norm if vision else 1.0)
-        elif "position_embedding" in name:
-            nn.init.normal_(parameter, std=POSITION_STD, generator=generator)
-        elif vision:
+            parameter.fill_(1.0)
+        elif vision and "position_embedding" not in name:
             fan_in = parameter[0].numel()
             nn.init.normal_(parameter, std=fan_in**-0.5, generator=generator)
         else:

@@ -15,6 +15,7 @@ SOURCES: Mapping[str, Source] = {
     "arithmetic-follow-up": arithmetic.follow_up,
     "number": numbers_image.read,
     "number-short": numbers_image.read_short,
+    "number-large": numbers_image.read_large,
     "number-calculate": numbers_image.calculate,
     "number-two-images": numbers_image.two_images,
     "shapes-count": shapes.count,

@@ -77,15 +77,19 @@ _SUM_OF_TWO = (
 )
 
 
-def draw_number(rng: random.Random, number: int, font: str) -> Image.Image:
-    """The number somewhere on a canvas: mostly large, one time in five down to small print."""
-    width, height = render.canvas_size(rng)
+def draw_number(rng: random.Random, number: int, font: str, *, easy: bool = False) -> Image.Image:
+    """The number somewhere on a canvas: mostly large, one time in five down to small print.
+
+    `easy`: large, on a small canvas.
+    """
+    width, height = render.canvas_size(rng, largest=200 if easy else 640)
     ink, paper = render.ink_and_paper(rng)
     image = render.background(rng, (width, height), paper)
 
     rotation = rng.uniform(-10, 10) if rng.random() < 0.1 else 0.0
     tallest = height * rng.uniform(0.5, 1.2)
-    smallest = 12 if rng.random() < 0.2 else max(14.0, 0.25 * height)
+    small_print = not easy and rng.random() < 0.2
+    smallest = 12.0 if small_print else max(14.0, (0.4 if easy else 0.25) * height)
     size = round(smallest * math.exp(math.log(max(1.01, tallest / smallest)) * rng.random()))
     mask = render.text_mask(str(number), font, size, rotation)
     shrink = min(1.0, 0.96 * width / mask.width, 0.96 * height / mask.height)
@@ -128,9 +132,16 @@ def read_short(rng: random.Random, split: Split) -> Sample:
     return _read(rng, split, (0.2, 0.35, 0.45))
 
 
-def _read(rng: random.Random, split: Split, digits: tuple[float, ...]) -> Sample:
+def read_large(rng: random.Random, split: Split) -> Sample:
+    """What an encoder sees first: few large digits on a small canvas."""
+    return _read(rng, split, (0.5, 0.4, 0.1), easy=True)
+
+
+def _read(
+    rng: random.Random, split: Split, digits: tuple[float, ...], *, easy: bool = False
+) -> Sample:
     number, font = draw_value(rng, split, digits)
-    image = draw_number(rng, number, font)
+    image = draw_number(rng, number, font, easy=easy)
     turn = Turn(
         vary(rng, rng.choice(_READ)), read_digits(number), f"The number is {number}.", (image,)
     )

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 
-from services.trainer.schedule import learning_rate
+from services.trainer.schedule import learning_rate, vision_share
 
 
 def test_rate_warms_up_stays_and_decays(recipe):
@@ -28,3 +28,10 @@ def test_warm_up_and_decay_may_be_left_out(recipe):
 def test_progress_past_the_end_stays_at_the_floor(recipe):
     floor = recipe.final_rate * recipe.learning_rate
     assert learning_rate(recipe, 1.2) == pytest.approx(floor)
+
+
+def test_the_image_encoder_waits_and_then_warms_up(recipe):
+    assert vision_share(recipe, 0.0) == recipe.vision_rate
+    waiting = replace(recipe, vision_start=0.2, warmup=0.1, vision_rate=0.3)
+    shares = [vision_share(waiting, progress) for progress in (0.0, 0.2, 0.25, 0.3, 0.9)]
+    assert shares == pytest.approx([0, 0, 0.15, 0.3, 0.3])

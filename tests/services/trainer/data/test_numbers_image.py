@@ -15,15 +15,15 @@ def drawn(monkeypatch):
     numbers: list[int] = []
     draw = numbers_image.draw_number
 
-    def record(rng, number, font):
+    def record(rng, number, font, **options):
         numbers.append(number)
-        return draw(rng, number, font)
+        return draw(rng, number, font, **options)
 
     monkeypatch.setattr(numbers_image, "draw_number", record)
     return numbers
 
 
-@pytest.mark.parametrize("name", ["read", "read_short"])
+@pytest.mark.parametrize("name", ["read", "read_short", "read_large"])
 def test_reading(drawn, name):
     for index in range(60):
         drawn.clear()
