@@ -72,7 +72,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--streams", type=int, nargs="+", default=list(STREAMS))
     arguments = parser.parse_args()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
     report = Report("decode")
     with tempfile.TemporaryDirectory() as scratch, Progress(transient=True) as progress:
         yardstick = Path(scratch) / "step3-20m"
@@ -153,6 +152,7 @@ def plain(folder: Path) -> Measure:
 
     @torch.inference_mode()
     def measure(streams: int, seed: int) -> float:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
         cache = KVCache(
             model.config.text, PROMPT_TOKENS + SKIP_TOKENS + TIMED_TOKENS, batch=streams
         )
@@ -171,6 +171,7 @@ def engine_measure(engine: Engine, vocab_size: int, place: Callable[[], Kernels]
     """Drives an engine step by step, as the attention service's thread does."""
 
     def measure(streams: int, seed: int) -> float:
+        torch.set_num_threads(1)  # as in the service: PyTorch's own threads would be in the way
         with place().calling_thread():
             return decode(streams, seed)
 

@@ -17,7 +17,7 @@ from shared.dataplane.errors import ChannelClosed
 
 # Long enough to catch an answer that is about to come without a trip through the scheduler,
 # short enough not to starve the process that computes it on a machine with few cores.
-SPIN_NS = 10_000
+SPIN_NS = 50_000
 # A peer's death is noticed at once by whoever sleeps; whoever is busy looks this often.
 CHECK_NS = 1_000_000
 

@@ -91,8 +91,8 @@ inline void rows_times_panel(const float* const* rows, int k, const float* panel
   for (int m = 0; m < M; ++m) x[m] = rows[m];
   for (int j = 0; j < k; ++j, panel += kPanel) {
     // Runs past the end of the panel into the next one, which is read next.
-    __builtin_prefetch(panel + kPrefetch);
-    __builtin_prefetch(panel + kPrefetch + kLanes);
+    __builtin_prefetch(panel + kPrefetch, 0, 0);
+    __builtin_prefetch(panel + kPrefetch + kLanes, 0, 0);
     const v16 a = load(panel), b = load(panel + kLanes);
 #pragma GCC unroll 12
     for (int m = 0; m < M; ++m) {
