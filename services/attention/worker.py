@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 # How often a lost FFN is looked for, and how long an idle thread sleeps at most.
 _RETRY_S = 0.25
 _IDLE_S = 1.0
+# A step that fails this often, with a new backend each time, fails because of what is in it.
+_MAX_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,9 @@ class EngineWorker:
 
     When the FFN is lost, the step that failed is repeated as soon as `reconnect` gives a new
     backend: the keys and values it wrote are written again, so that streams go on with the tokens
-    that they would have had. After `grace_s` without one, the requests fail with UNAVAILABLE and
-    new ones are refused until the FFN is back.
+    that they would have had. A step that keeps failing with new backends fails its requests, so
+    that no batch can hold up the service. After `grace_s` without a backend, the requests fail
+    with UNAVAILABLE and new ones are refused until the FFN is back.
 
     Args:
       engine: owned by the thread from `start` on.
@@ -74,6 +77,7 @@ class EngineWorker:
         self._inbox: list[Sequence] = []
         self._wake = threading.Condition()
         self._stopping = False
+        self._failed_attempts = 0
         self._tokens = 0
         self._rate = 0.0
         self._rate_since = time.monotonic()
@@ -124,12 +128,17 @@ class EngineWorker:
                 outputs = self._engine.step()
             except Step3Error as error:
                 logger.warning("step failed: %s", error)
+                self._failed_attempts += 1
                 self._mend(error)
+                if self._failed_attempts >= _MAX_ATTEMPTS:
+                    self._failed_attempts = 0
+                    self._fail(error)
             except Exception:
                 # A bug: the requests of this step are lost, the service is not.
                 logger.exception("the engine failed")
                 self._fail(Unavailable("the engine failed on this batch", reason="ENGINE_FAILED"))
             else:
+                self._failed_attempts = 0
                 self._count(sum(output.token_id is not None for output in outputs))
                 if outputs:
                     self._deliver(list(outputs))

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import torch
 
-from shared.dataplane.channel import Request
 from shared.dataplane.errors import ChannelClosed
 from shared.dataplane.ffn_server import FfnBatch, FfnServer
+from shared.dataplane.messages import Request
 from shared.ffn.backend import Routing
 from shared.kernels import FfnLayer, Kernels
 

@@ -11,10 +11,11 @@ import time
 from collections import deque
 from dataclasses import dataclass, replace
 
-from shared.dataplane.channel import ReplyChannel, Request
+from shared.dataplane.channel import ReplyChannel
 from shared.dataplane.doorbell import Doorbell
 from shared.dataplane.errors import ChannelClosed, PeerLost, ProtocolError
 from shared.dataplane.header import Status
+from shared.dataplane.messages import Request
 
 
 @dataclass(slots=True, eq=False)

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from shared.dataplane.channel import Reply, RequestChannel
+from shared.dataplane.channel import RequestChannel
 from shared.dataplane.doorbell import Doorbell
 from shared.dataplane.errors import Backpressure, ChannelTimeout, PeerFailed, PeerLost
 from shared.dataplane.header import Kind, Status
+from shared.dataplane.messages import Reply
 from shared.errors import InvalidArgument
 from shared.ffn.backend import Routing, Ticket
 

@@ -160,3 +160,28 @@ def test_a_bug_loses_the_batch_and_not_the_service(
     (again,) = make_sequences(prompts[:1])
     g.worker.submit(again)
     g.wait(lambda: g.tokens(again) == greedy(prompts[0], 12))
+
+
+def test_a_step_that_fails_with_every_backend_fails_its_requests(
+    ground, make_engine, local_ffn, make_sequences, prompts, greedy
+):
+    poisoned = threading.Event()
+    poisoned.set()
+    made = []
+
+    def backend():
+        made.append(FlakyFfn(local_ffn))
+        made[-1].failing = poisoned
+        return made[-1]
+
+    g = ground(make_engine(backend()), backend, grace_s=20)
+    (sequence,) = make_sequences(prompts[:1])
+    g.worker.submit(sequence)
+    g.wait(lambda: bool(g.outputs))
+    assert isinstance(g.outputs[0], Failure)
+    assert g.outputs[0].error.reason == "PEER_LOST"
+    assert len(made) == 4
+    poisoned.clear()
+    (again,) = make_sequences(prompts[:1])
+    g.worker.submit(again)
+    g.wait(lambda: g.tokens(again) == greedy(prompts[0], 12))
