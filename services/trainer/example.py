@@ -1,9 +1,11 @@
-"""From a sample to token ids: as a plain document (pretraining) or as a conversation (SFT)."""
+"""From a sample to token ids: a caption or a plain document (pretraining), a conversation (SFT)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from PIL.Image import Image
 
 from services.trainer.data.sample import Sample
 from services.trainer.pixels import preprocess_bytes
@@ -36,6 +38,15 @@ class Renderer:
         )
         self._markers = {getattr(special, name) for name in ImageTokenIds.__dataclass_fields__}
 
+    def caption(self, sample: Sample) -> Example:
+        """The last turn's images and reasoning, without the question that led to it."""
+        special, turn = self.tokenizer.special, sample.turns[-1]
+        ids = [] if special.bos is None else [special.bos]
+        ids += [special.im_patch] * len(turn.images)
+        ids += [*self.tokenizer.encode(turn.reasoning, allow_special=False), special.eot]
+        ids, images = self._expand(ids, turn.images, fast=True)
+        return Example(ids, [id_ not in self._markers for id_ in ids], images)
+
     def document(self, sample: Sample) -> Example:
         """Questions, reasoning and replies as lines of text; everything but images is learned."""
         special = self.tokenizer.special
@@ -45,13 +56,13 @@ class Renderer:
             text = f"{turn.question}\n{turn.reasoning}\n{turn.reply}\n"
             ids += self.tokenizer.encode(text, allow_special=False)
         ids.append(special.eot)
-        ids, images = self._expand(ids, sample, fast=True)
+        ids, images = self._expand(ids, _images(sample), fast=True)
         return Example(ids, [id_ not in self._markers for id_ in ids], images)
 
     def chat(self, sample: Sample) -> Example:
         """The conversation as it is served; the last reply and its reasoning are learned."""
         rendered = render(self.tokenizer, messages(sample, answered=True), training=True)
-        ids, images = self._expand(rendered.ids, sample, fast=True)
+        ids, images = self._expand(rendered.ids, _images(sample), fast=True)
         # Images stand in questions, before everything that is learned.
         grown = [False] * (len(ids) - len(rendered.ids))
         return Example(ids, grown + rendered.loss_mask, images)
@@ -59,18 +70,20 @@ class Renderer:
     def prompt(self, sample: Sample) -> Example:
         """The conversation up to the last reply, as the gateway would send it."""
         rendered = render(self.tokenizer, messages(sample, answered=False))
-        ids, images = self._expand(rendered.ids, sample, fast=False)
+        ids, images = self._expand(rendered.ids, _images(sample), fast=False)
         return Example(ids, [False] * len(ids), images)
 
     def _expand(
-        self, ids: Sequence[int], sample: Sample, *, fast: bool
+        self, ids: Sequence[int], pictures: Sequence[Image], *, fast: bool
     ) -> tuple[list[int], list[ImageInputs]]:
         to_pixels = preprocess_bytes if fast else preprocess
-        images = [
-            to_pixels(image, self.config.vision) for turn in sample.turns for image in turn.images
-        ]
+        images = [to_pixels(picture, self.config.vision) for picture in pictures]
         newlines = [image.newline_after for image in images]
         return expand_prompt(ids, newlines, self.config, self._image_ids), images
+
+
+def _images(sample: Sample) -> list[Image]:
+    return [image for turn in sample.turns for image in turn.images]
 
 
 def messages(sample: Sample, *, answered: bool) -> list[Message]:

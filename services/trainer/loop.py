@@ -25,6 +25,7 @@ from services.trainer.recipe import Recipe
 from services.trainer.schedule import learning_rate, vision_share
 from services.trainer.state import load_state, save_state
 from services.trainer.step import TrainStep, exact_share
+from shared.model.init import is_vision
 
 
 class DivergedError(RuntimeError):
@@ -39,7 +40,7 @@ def optimizer_for(model: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
             chosen = [
                 parameter
                 for name, parameter in model.named_parameters()
-                if name.startswith(("vision_model.", "vit_")) == vision
+                if is_vision(name) == vision
                 and (parameter.dim() > 1 and "embed" not in name) == matrix
             ]
             groups.append(

@@ -21,7 +21,7 @@ from services.trainer.recipe import Recipe
 from shared.model.config import Step3Config
 from shared.text.tokenizer import Tokenizer
 
-Style = Literal["document", "chat"]
+Style = Literal["caption", "document", "chat"]
 
 
 class Batches(Dataset[Batch]):
@@ -60,7 +60,11 @@ class Batches(Dataset[Batch]):
         return self._pack(draw, self.recipe.validation_rows)
 
     def _pack(self, draw: Callable[[int], Sample], rows: int) -> Batch:
-        render = self.renderer.chat if self.style == "chat" else self.renderer.document
+        render = {
+            "caption": self.renderer.caption,
+            "document": self.renderer.document,
+            "chat": self.renderer.chat,
+        }[self.style]
 
         def examples() -> Iterator[Example]:
             index = 0

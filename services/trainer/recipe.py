@@ -26,6 +26,7 @@ _WHOLE = {
     "checkpoint_every": 1,
     "validate_every": 1,
     "validation_rows": 1,
+    "compact_layers": 0,
 }
 _REAL = {
     "learning_rate": (1e-9, 1.0),
@@ -56,13 +57,18 @@ class Phase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """See recipes/nano-pretrain.yaml and recipes/nano-sft.yaml for every key in use."""
+    """See recipes/nano-vision.yaml, nano-pretrain.yaml and nano-sft.yaml for every key in use."""
 
     name: str
     # A preset's name (pretraining from scratch), or where to start from: another run's name or a
     # model folder.
     preset: str | None = None
     init: str | None = None
+    # With a preset: this many dense layers stand in for its text model while the image encoder
+    # learns from captions (Step3's first multimodal stage); 0 is the whole model, on documents.
+    compact_layers: int = 0
+    # With a preset: the run or model folder that the image encoder and the connector come from.
+    vision: str | None = None
     seed: int = 0
     vocab_size: int = 2048
     # Samples that the tokenizer is trained on.
@@ -165,6 +171,11 @@ class Recipe:
             raise RecipeError(
                 f"preset = {self.preset!r}, init = {self.init!r}: give exactly one of them"
             )
+        for key in ("compact_layers", "vision"):
+            if getattr(self, key) and self.preset is None:
+                raise RecipeError(
+                    f"{key} = {getattr(self, key)!r}: goes with preset, not with init"
+                )
         if self.preset is not None and self.preset not in PRESETS:
             raise RecipeError(f"preset = {self.preset!r}: must be one of {', '.join(PRESETS)}")
         untils = [phase.until for phase in self.phases]

@@ -16,9 +16,9 @@ from services.trainer.mixture import Batches, Style
 from services.trainer.recipe import Recipe
 from services.trainer.step import NextToken
 from shared.errors import InvalidArgument
-from shared.model.checkpoint import load_model, save
+from shared.model.checkpoint import Checkpoint, load_model, save
 from shared.model.config import Step3Config
-from shared.model.init import initialize
+from shared.model.init import initialize, is_vision
 from shared.model.presets import preset
 from shared.model.step3 import Step3ForConditionalGeneration
 from shared.settings import settings
@@ -81,16 +81,19 @@ def start(
             reason="RUN_EXISTS",
             field="name",
         )
-    origin = None if recipe.init is None else _origin(recipe.init)
+    origin = None if recipe.init is None else _origin("init", recipe.init)
+    seeing = None if recipe.vision is None else _origin("vision", recipe.vision)
     run.mkdir(parents=True, exist_ok=True)
     recipe.save(run / _RECIPE)
 
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, tokenizer = _prepare(recipe, origin, run)
+    model, tokenizer = _prepare(recipe, origin, seeing, run)
     model = model.to(device).train()
     step_fn = NextToken(model, balance=recipe.balance, z_loss=recipe.z_loss)
-    batches = Batches(recipe, style, tokenizer, model.config)
+    batches = Batches(
+        recipe, "caption" if recipe.compact_layers else style, tokenizer, model.config
+    )
     train(recipe, step_fn, batches, run, max_seconds=max_seconds)
 
     out = run / "model"
@@ -126,23 +129,23 @@ def _check_continues(recipe: Recipe, run: Path) -> None:
             )
 
 
-def _origin(init: str) -> Path:
-    """The folder of the model that a run starts from: another run's, or `init` itself."""
-    folder = runs_folder() / init / "model"
+def _origin(key: str, value: str) -> Path:
+    """The folder of the model that a run starts from: another run's, or `value` itself."""
+    folder = runs_folder() / value / "model"
     if not folder.exists():
-        folder = Path(init)
+        folder = Path(value)
     if not (folder / TOKENIZER_FILE).is_file():
         raise InvalidArgument(
-            f"init = {init!r}: is neither a finished run of {str(runs_folder())!r} "
+            f"{key} = {value!r}: is neither a finished run of {str(runs_folder())!r} "
             "nor a model folder; train that run first",
             reason="MODEL_NOT_FOUND",
-            field="init",
+            field=key,
         )
     return folder
 
 
 def _prepare(
-    recipe: Recipe, origin: Path | None, run: Path
+    recipe: Recipe, origin: Path | None, seeing: Path | None, run: Path
 ) -> tuple[Step3ForConditionalGeneration, Tokenizer]:
     """The model to train, and the run's tokenizer.json."""
     if origin is not None:
@@ -153,9 +156,30 @@ def _prepare(
         trained = train_tokenizer.train_tokenizer(_corpus(recipe), recipe.vocab_size)
         train_tokenizer.save(trained, run)
     tokenizer = Tokenizer.from_dir(run)
-    model = Step3ForConditionalGeneration(with_tokenizer(preset(recipe.preset), tokenizer))
+    config = with_tokenizer(preset(recipe.preset), tokenizer)
+    if recipe.compact_layers:
+        config = compact(config, recipe.compact_layers)
+    model = Step3ForConditionalGeneration(config)
     initialize(model, recipe.seed)
+    if seeing is not None:
+        _take_vision(model, seeing)
     return model, tokenizer
+
+
+def compact(config: Step3Config, layers: int) -> Step3Config:
+    """`config` with a text model of `layers` dense layers."""
+    return replace(config, text=replace(config.text, num_hidden_layers=layers, moe_layers=()))
+
+
+def _take_vision(model: Step3ForConditionalGeneration, folder: Path) -> None:
+    """Replace the image encoder and the connector by those of `folder`.
+
+    Raises:
+      CheckpointError: they are missing there, or of other dimensions.
+    """
+    own = model.state_dict()
+    wanted = {name: own[name] for name in own if is_vision(name)}
+    model.load_state_dict(Checkpoint.open(folder).load(wanted, torch.float32), strict=False)
 
 
 def with_tokenizer(config: Step3Config, tokenizer: Tokenizer) -> Step3Config:

@@ -19,13 +19,18 @@ STD = 0.02
 _WRITES_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 
 
+def is_vision(name: str) -> bool:
+    """Whether a parameter is the image encoder's or the connector's."""
+    return name.startswith(("vision_model.", "vit_"))
+
+
 @torch.no_grad()
 def initialize(model: Step3ForConditionalGeneration, seed: int) -> None:
     """Fill all parameters in place; a seed gives the same weights on the same kind of device."""
     generator = torch.Generator(device=model.lm_head.weight.device).manual_seed(seed)
     residual_std = STD / math.sqrt(2 * model.config.text.num_hidden_layers)
     for name, parameter in model.named_parameters():
-        vision = name.startswith(("vision_model.", "vit_"))
+        vision = is_vision(name)
         if name.endswith("bias"):
             parameter.zero_()
         elif "norm" in name:

@@ -49,3 +49,14 @@ def test_earlier_turns_are_read_and_not_learned(renderer, tokenizer):
     assert sample.turns[0].reply in text
     assert sample.turns[0].reasoning not in text
     assert example.learned[-1] and example.ids[-1] == tokenizer.special.eot
+
+
+def test_a_caption_is_the_pictures_and_what_is_seen_in_them(renderer, tokenizer):
+    sample = source("number")(generator("caption", 2), "train")
+    turn = sample.turns[-1]
+    example = renderer.caption(sample)
+    learned = [i for i, flag in zip(example.ids, example.learned, strict=True) if flag]
+    text = tokenizer.decode(learned)
+    assert text.endswith(f"{turn.reasoning}<|EOT|>")
+    assert turn.question not in text
+    assert len(example.images) == len(turn.images)

@@ -38,6 +38,15 @@ def test_shipped_recipes_load_and_are_saved_unchanged(path, tmp_path):
         ({"warmup": 0.6, "decay": 0.6}, "warmup + decay = 1.2: must be 1 at most"),
         ({"init": "x"}, "preset = 'tiny', init = 'x': give exactly one"),
         ({"preset": None}, "preset = None, init = None: give exactly one"),
+        (
+            {"preset": None, "init": "x", "compact_layers": 2},
+            "compact_layers = 2: goes with preset, not with init",
+        ),
+        (
+            {"preset": None, "init": "x", "vision": "y"},
+            "vision = 'y': goes with preset, not with init",
+        ),
+        ({"compact_layers": -1}, "compact_layers = -1: must be a whole number from 0"),
         ({"preset": "huge"}, "preset = 'huge': must be one of step3, "),
         ({"validation": "number"}, "validation = 'number': must be a list"),
         ({"validation": ["sums"]}, "validation: source 'sums': must be one of arithmetic"),

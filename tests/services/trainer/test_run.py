@@ -17,6 +17,7 @@ from services.trainer.sft import sft
 from services.trainer.state import load_state
 from shared.errors import InvalidArgument
 from shared.model.checkpoint import load_model
+from shared.model.init import is_vision
 from shared.settings import settings
 from shared.text.tokenizer import Tokenizer
 
@@ -147,3 +148,22 @@ def test_a_missing_start_leaves_no_run_behind(home, write):
     with pytest.raises(InvalidArgument, match="init = 'nowhere': is neither a finished run"):
         sft(write(preset=None, init="nowhere"))
     assert not (home / "runs").exists()
+
+
+def test_the_encoder_learns_with_a_compact_text_model_and_moves_to_the_whole_one(home, write):
+    see = [{"name": "see", "until": 1, "mixture": {"number-large": 1}}]
+    seen = pretrain(write(name="see", phases=see, compact_layers=1, vocab_size=300))
+    compact = load_model(seen).config.text
+    assert (compact.num_hidden_layers, compact.moe_layers) == (1, ())
+    whole = write(name="whole", vision="see", vision_start=0.9, steps=2)
+    taken = weights(pretrain(whole))
+    encoder = {name: tensor for name, tensor in weights(seen).items() if is_vision(name)}
+    assert encoder
+    for name, tensor in encoder.items():
+        assert taken[name].equal(tensor), name
+
+
+def test_a_missing_encoder_is_named(home, write):
+    with pytest.raises(InvalidArgument, match="vision = 'nowhere': is neither a finished run"):
+        pretrain(write(vision="nowhere"))
+    assert not (home / "runs" / "small").exists()
