@@ -10,6 +10,7 @@ from torch import Tensor
 
 from services.attention.blocks import BlockPool
 from services.attention.decoder import Decoder, MicroBatch
+from services.attention.prefix import BlockHasher
 from services.attention.sampler import sample
 from services.attention.scheduler import Chunk, Scheduler
 from services.attention.sequence import Finish, Sequence
@@ -44,7 +45,7 @@ class Engine:
         self.ffn = ffn
         self._image_token_id = image_token_id
         self._micro_batches = micro_batches
-        pool = BlockPool(num_blocks, block_size)
+        pool = BlockPool(num_blocks, BlockHasher(block_size, image_token_id))
         # The longest sequence: what the model can place, and what the cache can hold.
         self.context_tokens = min(decoder.config.max_position_embedding, pool.capacity * block_size)
         self.scheduler = Scheduler(
@@ -77,8 +78,7 @@ class Engine:
         micro_batches = [self._micro_batch(group) for group in groups]
         self._step += 1
         logits_SV = self._decoder.step(self._step, micro_batches, self.ffn)
-        for chunk in chunks:
-            chunk.sequence.num_computed += chunk.length
+        self.scheduler.advance(chunks)
         sampling = [
             chunk.sequence for group in groups for chunk in group if chunk.sequence.num_pending == 0
         ]

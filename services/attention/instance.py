@@ -52,6 +52,7 @@ class AttentionInstance:
                 vocab_size=config.text.vocab_size,
                 hidden=config.text.hidden_size,
                 context_tokens=context,
+                block_size=own.block_size,
                 image_token_id=config.image_token_id,
                 eos_token_id=config.eos_token_id,
                 defaults=settings.sampling,
@@ -136,6 +137,9 @@ class AttentionInstance:
                 "running": str(load.running),
                 "waiting": str(load.waiting),
                 "kv_blocks": f"{load.kv_blocks_used} of {load.kv_blocks_total}",
+                "kv_blocks_cached": str(load.kv_blocks_cached),
+                "hit_tokens": str(load.hit_tokens),
+                "preemptions": str(load.preemptions),
                 "tokens_per_second": f"{load.tokens_per_second:.1f}",
                 **self._worker.describe(),
             }

@@ -38,16 +38,26 @@ class Sequence:
     sampling: Sampling
     # [image tokens in the prompt, H], in order of their positions.
     image_features: Tensor | None = None
+    # Higher goes first.
+    priority: int = 0
     arrival_s: float = field(default_factory=time.monotonic)
 
     token_ids: list[int] = field(init=False)
     # Tokens whose keys and values are in the cache.
     num_computed: int = 0
     blocks: list[int] = field(default_factory=list)
+    # Names of its first full blocks, as many as were asked for; they stay when the blocks go.
+    block_keys: list[bytes] = field(default_factory=list)
+    # Of `blocks`, the first that the pool's index knows about.
+    num_published: int = 0
+    # Its number in the scheduler, in the order of arrival.
+    arrival: int = 0
     # Row of the engine's block tables while running.
     row: int = -1
     aborted: bool = False
     first_scheduled_s: float | None = None
+    # Prompt tokens that were in the cache when it was first scheduled.
+    cached_tokens: int = 0
     generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:

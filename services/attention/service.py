@@ -10,6 +10,7 @@ from typing import Any
 from step3.v1 import attention_pb2, attention_pb2_grpc, common_pb2
 
 from services.attention.engine import Output
+from services.attention.prefix import BlockHasher
 from services.attention.sequence import Finish, Sequence
 from services.attention.validation import Limits, sequence_of
 from services.attention.worker import EngineWorker, Failure
@@ -30,6 +31,7 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
     def __init__(self, limits: Limits, *, max_requests: int) -> None:
         self.limits = limits
         self._max_requests = max_requests
+        self._hasher = BlockHasher(limits.block_size, limits.image_token_id)
         self._loop = asyncio.get_running_loop()
         self._queues: dict[int, asyncio.Queue[Output | Failure]] = {}
         self.worker: EngineWorker | None = None
@@ -50,6 +52,11 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
     ) -> AsyncIterator[Event]:
         assert self.worker is not None, "served before the engine was made"
         sequence = sequence_of(request, self.limits)
+        if sequence.image_features is not None:
+            # Megabytes to hash: neither this loop nor the engine's thread should stop for them.
+            await asyncio.to_thread(
+                self._hasher.extend, sequence, len(sequence.prompt_ids) // self.limits.block_size
+            )
         if len(self._queues) >= self._max_requests:
             raise ResourceExhausted(
                 f"{len(self._queues)} requests run or wait, the most that this instance takes; "
@@ -81,6 +88,9 @@ class AttentionServicer(attention_pb2_grpc.AttentionServiceServicer):
             waiting=load.waiting,
             kv_blocks_used=load.kv_blocks_used,
             kv_blocks_total=load.kv_blocks_total,
+            kv_blocks_cached=load.kv_blocks_cached,
+            hit_tokens=load.hit_tokens,
+            preemptions=load.preemptions,
             tokens_per_second=load.tokens_per_second,
         )
 
@@ -104,13 +114,18 @@ async def _events(
             finish = output.finish or finish
         completion_tokens += len(token_ids)
         if token_ids:
-            yield Event(delta=attention_pb2.TokenDelta(token_ids=token_ids))
+            yield Event(
+                delta=attention_pb2.TokenDelta(
+                    token_ids=token_ids, cached_tokens=sequence.cached_tokens
+                )
+            )
         if finish is not None:
             scheduled = sequence.first_scheduled_s or time.monotonic()
             yield Event(
                 finished=attention_pb2.TokensFinished(
                     finish_reason=_FINISH[finish],
                     completion_tokens=completion_tokens,
+                    cached_tokens=sequence.cached_tokens,
                     queue_ms=1e3 * (scheduled - sequence.arrival_s),
                 )
             )

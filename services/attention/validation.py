@@ -19,6 +19,7 @@ class Limits:
     vocab_size: int
     hidden: int
     context_tokens: int
+    block_size: int
     image_token_id: int
     eos_token_id: int
     defaults: SamplingDefaults
@@ -54,6 +55,7 @@ def sequence_of(request: attention_pb2.GenerateTokensRequest, limits: Limits) ->
         prompt_ids=ids,
         sampling=_sampling(request.sampling, request.stop_token_ids, limits),
         image_features=_features(request, ids, limits),
+        priority=request.priority,
     )
 
 

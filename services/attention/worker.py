@@ -37,6 +37,9 @@ class Load:
     waiting: int
     kv_blocks_used: int
     kv_blocks_total: int
+    kv_blocks_cached: int
+    hit_tokens: int
+    preemptions: int
     tokens_per_second: float
 
 
@@ -112,6 +115,9 @@ class EngineWorker:
             waiting=len(scheduler.waiting) + len(self._inbox),
             kv_blocks_used=scheduler.pool.num_used,
             kv_blocks_total=scheduler.pool.capacity,
+            kv_blocks_cached=scheduler.pool.num_cached,
+            hit_tokens=scheduler.pool.hit_tokens,
+            preemptions=scheduler.num_preemptions,
             tokens_per_second=self._rate,
         )
 

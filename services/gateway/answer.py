@@ -37,6 +37,7 @@ class Answer:
         # Arrival of the first and the last tokens, and how many came first.
         self._first_at = self._last_at = arrived
         self._first_tokens = 0
+        self._cached_tokens = 0
 
     def take(self, items: Iterable[Item]) -> Iterator[chat_pb2.StreamGenerateResponse]:
         """The messages that `items`, which arrived together, make.
@@ -88,6 +89,7 @@ class Answer:
         first = not self._stream.completion_tokens
         self._stream.push(tokens.token_ids)
         self._last_at = tokens.at
+        self._cached_tokens = tokens.cached_tokens
         if first:
             self._first_at, self._first_tokens = tokens.at, self._stream.completion_tokens
 
@@ -109,7 +111,8 @@ class Answer:
                 # The engine's count includes an end of turn that it does not send.
                 completion_tokens=end.completion_tokens or stream.completion_tokens,
                 reasoning_tokens=stream.reasoning_tokens,
-                cached_tokens=end.cached_tokens,
+                # A stop text or an abort ends the answer without the engine's last word.
+                cached_tokens=end.cached_tokens or self._cached_tokens,
             ),
             timings=common_pb2.Timings(
                 queue_ms=accepted_ms if end.queue_ms is None else end.queue_ms,

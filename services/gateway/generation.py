@@ -30,6 +30,8 @@ class Tokens:
 
     token_ids: list[int]
     at: float
+    # Of the prompt.
+    cached_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Generation:
             token_ids=prompt.token_ids,
             image_features=prompt.image_features,
             sampling=sampling,
+            priority=self._request.priority,
         )
         stub = attention_pb2_grpc.AttentionServiceStub(instance.channel)
         call = stub.GenerateTokens(request, timeout=self._deadline.remaining_s())
@@ -112,7 +115,8 @@ class Generation:
             case "delta":
                 token_ids = list(response.delta.token_ids)
                 self._tokens += len(token_ids)
-                self.items.put_nowait(Tokens(token_ids, time.monotonic()))
+                cached_tokens = response.delta.cached_tokens
+                self.items.put_nowait(Tokens(token_ids, time.monotonic(), cached_tokens))
             case "finished":
                 end = response.finished
                 self.items.put_nowait(

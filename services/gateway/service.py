@@ -44,7 +44,10 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         self._attention = backends.attention
         attention = settings.attention
         self._prompts = PromptBuilder.from_dir(
-            settings.model, backends.vision, attention.num_blocks * attention.block_size
+            settings.model,
+            backends.vision,
+            # One block stays unused (see BlockPool of the attention service).
+            (attention.num_blocks - 1) * attention.block_size,
         )
         self._running: dict[str, Generation] = {}
 

@@ -42,6 +42,7 @@ class ChatRequest:
       tools: that the model may call.
       sampling: every field set but the seed, which stays unset without one; no stop texts.
       stop: texts that end the answer.
+      priority: higher goes first.
     """
 
     request_id: str
@@ -50,6 +51,7 @@ class ChatRequest:
     tools: Sequence[Tool]
     sampling: common_pb2.SamplingParams
     stop: Sequence[str]
+    priority: int
 
 
 def check_request(
@@ -90,6 +92,7 @@ def check_request(
         tools=[Tool(tool.name, tool.description, tool.parameters_json) for tool in request.tools],
         sampling=_sampling(request.sampling, defaults),
         stop=_stop(request.sampling.stop),
+        priority=request.priority,
     )
 
 

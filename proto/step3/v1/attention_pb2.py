@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from step3.v1 import common_pb2 as step3_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18step3/v1/attention.proto\x12\x08step3.v1\x1a\x15step3/v1/common.proto\"\xac\x01\n\x15GenerateTokensRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12(\n\x0eimage_features\x18\x03 \x01(\x0b\x32\x10.step3.v1.Tensor\x12*\n\x08sampling\x18\x04 \x01(\x0b\x32\x18.step3.v1.SamplingParams\x12\x16\n\x0estop_token_ids\x18\x05 \x03(\x05\"\xa4\x01\n\x16GenerateTokensResponse\x12,\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x18.step3.v1.PromptAcceptedH\x00\x12%\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x14.step3.v1.TokenDeltaH\x00\x12,\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x18.step3.v1.TokensFinishedH\x00\x42\x07\n\x05\x65vent\"\'\n\x0ePromptAccepted\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\"\x1f\n\nTokenDelta\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\"\x83\x01\n\x0eTokensFinished\x12-\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x16.step3.v1.FinishReason\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05\x12\x15\n\rcached_tokens\x18\x03 \x01(\x05\x12\x10\n\x08queue_ms\x18\x04 \x01(\x01\"\x10\n\x0eGetLoadRequest\"\x7f\n\x0fGetLoadResponse\x12\x0f\n\x07running\x18\x01 \x01(\x05\x12\x0f\n\x07waiting\x18\x02 \x01(\x05\x12\x16\n\x0ekv_blocks_used\x18\x03 \x01(\x05\x12\x17\n\x0fkv_blocks_total\x18\x04 \x01(\x05\x12\x19\n\x11tokens_per_second\x18\x05 \x01(\x01\x32\xa9\x01\n\x10\x41ttentionService\x12U\n\x0eGenerateTokens\x12\x1f.step3.v1.GenerateTokensRequest\x1a .step3.v1.GenerateTokensResponse0\x01\x12>\n\x07GetLoad\x12\x18.step3.v1.GetLoadRequest\x1a\x19.step3.v1.GetLoadResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18step3/v1/attention.proto\x12\x08step3.v1\x1a\x15step3/v1/common.proto\"\xbe\x01\n\x15GenerateTokensRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12(\n\x0eimage_features\x18\x03 \x01(\x0b\x32\x10.step3.v1.Tensor\x12*\n\x08sampling\x18\x04 \x01(\x0b\x32\x18.step3.v1.SamplingParams\x12\x16\n\x0estop_token_ids\x18\x05 \x03(\x05\x12\x10\n\x08priority\x18\x06 \x01(\x05\"\xa4\x01\n\x16GenerateTokensResponse\x12,\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x18.step3.v1.PromptAcceptedH\x00\x12%\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x14.step3.v1.TokenDeltaH\x00\x12,\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x18.step3.v1.TokensFinishedH\x00\x42\x07\n\x05\x65vent\"\'\n\x0ePromptAccepted\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\"6\n\nTokenDelta\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\x12\x15\n\rcached_tokens\x18\x02 \x01(\x05\"\x83\x01\n\x0eTokensFinished\x12-\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x16.step3.v1.FinishReason\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05\x12\x15\n\rcached_tokens\x18\x03 \x01(\x05\x12\x10\n\x08queue_ms\x18\x04 \x01(\x01\"\x10\n\x0eGetLoadRequest\"\xc2\x01\n\x0fGetLoadResponse\x12\x0f\n\x07running\x18\x01 \x01(\x05\x12\x0f\n\x07waiting\x18\x02 \x01(\x05\x12\x16\n\x0ekv_blocks_used\x18\x03 \x01(\x05\x12\x17\n\x0fkv_blocks_total\x18\x04 \x01(\x05\x12\x19\n\x11tokens_per_second\x18\x05 \x01(\x01\x12\x18\n\x10kv_blocks_cached\x18\x06 \x01(\x05\x12\x12\n\nhit_tokens\x18\x07 \x01(\x03\x12\x13\n\x0bpreemptions\x18\x08 \x01(\x03\x32\xa9\x01\n\x10\x41ttentionService\x12U\n\x0eGenerateTokens\x12\x1f.step3.v1.GenerateTokensRequest\x1a .step3.v1.GenerateTokensResponse0\x01\x12>\n\x07GetLoad\x12\x18.step3.v1.GetLoadRequest\x1a\x19.step3.v1.GetLoadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,19 +33,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'step3.v1.attention_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GENERATETOKENSREQUEST']._serialized_start=62
-  _globals['_GENERATETOKENSREQUEST']._serialized_end=234
-  _globals['_GENERATETOKENSRESPONSE']._serialized_start=237
-  _globals['_GENERATETOKENSRESPONSE']._serialized_end=401
-  _globals['_PROMPTACCEPTED']._serialized_start=403
-  _globals['_PROMPTACCEPTED']._serialized_end=442
-  _globals['_TOKENDELTA']._serialized_start=444
-  _globals['_TOKENDELTA']._serialized_end=475
-  _globals['_TOKENSFINISHED']._serialized_start=478
-  _globals['_TOKENSFINISHED']._serialized_end=609
-  _globals['_GETLOADREQUEST']._serialized_start=611
-  _globals['_GETLOADREQUEST']._serialized_end=627
-  _globals['_GETLOADRESPONSE']._serialized_start=629
-  _globals['_GETLOADRESPONSE']._serialized_end=756
-  _globals['_ATTENTIONSERVICE']._serialized_start=759
-  _globals['_ATTENTIONSERVICE']._serialized_end=928
+  _globals['_GENERATETOKENSREQUEST']._serialized_end=252
+  _globals['_GENERATETOKENSRESPONSE']._serialized_start=255
+  _globals['_GENERATETOKENSRESPONSE']._serialized_end=419
+  _globals['_PROMPTACCEPTED']._serialized_start=421
+  _globals['_PROMPTACCEPTED']._serialized_end=460
+  _globals['_TOKENDELTA']._serialized_start=462
+  _globals['_TOKENDELTA']._serialized_end=516
+  _globals['_TOKENSFINISHED']._serialized_start=519
+  _globals['_TOKENSFINISHED']._serialized_end=650
+  _globals['_GETLOADREQUEST']._serialized_start=652
+  _globals['_GETLOADREQUEST']._serialized_end=668
+  _globals['_GETLOADRESPONSE']._serialized_start=671
+  _globals['_GETLOADRESPONSE']._serialized_end=865
+  _globals['_ATTENTIONSERVICE']._serialized_start=868
+  _globals['_ATTENTIONSERVICE']._serialized_end=1037
 # @@protoc_insertion_point(module_scope)

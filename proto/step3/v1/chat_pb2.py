@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from step3.v1 import common_pb2 as step3_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13step3/v1/chat.proto\x12\x08step3.v1\x1a\x15step3/v1/common.proto\"\x15\n\x05Image\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"@\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12 \n\x05image\x18\x02 \x01(\x0b\x32\x0f.step3.v1.ImageH\x00\x42\x06\n\x04part\"<\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"\x84\x01\n\x07Message\x12\x1c\n\x04role\x18\x01 \x01(\x0e\x32\x0e.step3.v1.Role\x12\x1d\n\x05parts\x18\x02 \x03(\x0b\x32\x0e.step3.v1.Part\x12&\n\ntool_calls\x18\x03 \x03(\x0b\x32\x12.step3.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\"L\n\x0eToolDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\"\xae\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12#\n\x08messages\x18\x03 \x03(\x0b\x32\x11.step3.v1.Message\x12*\n\x08sampling\x18\x04 \x01(\x0b\x32\x18.step3.v1.SamplingParams\x12\'\n\x05tools\x18\x05 \x03(\x0b\x32\x18.step3.v1.ToolDefinition\"\xf4\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x11\n\treasoning\x18\x03 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\t\x12&\n\ntool_calls\x18\x05 \x03(\x0b\x32\x12.step3.v1.ToolCall\x12-\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x16.step3.v1.FinishReason\x12\x1e\n\x05usage\x18\x07 \x01(\x0b\x32\x0f.step3.v1.Usage\x12\"\n\x07timings\x18\x08 \x01(\x0b\x32\x11.step3.v1.Timings\"C\n\x15StreamGenerateRequest\x12*\n\x07request\x18\x01 \x01(\x0b\x32\x19.step3.v1.GenerateRequest\"\x91\x01\n\x16StreamGenerateResponse\x12$\n\x07started\x18\x01 \x01(\x0b\x32\x11.step3.v1.StartedH\x00\x12 \n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x0f.step3.v1.DeltaH\x00\x12&\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x12.step3.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"Y\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x05\x12\x14\n\x0cimage_tokens\x18\x04 \x01(\x05\"|\n\x05\x44\x65lta\x12\x13\n\treasoning\x18\x01 \x01(\tH\x00\x12\x11\n\x07\x63ontent\x18\x02 \x01(\tH\x00\x12\'\n\ttool_call\x18\x03 \x01(\x0b\x32\x12.step3.v1.ToolCallH\x00\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\x05\x42\x07\n\x05\x64\x65lta\"}\n\x08\x46inished\x12-\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x16.step3.v1.FinishReason\x12\x1e\n\x05usage\x18\x02 \x01(\x0b\x32\x0f.step3.v1.Usage\x12\"\n\x07timings\x18\x03 \x01(\x0b\x32\x11.step3.v1.Timings\"*\n\x14\x41\x62ortGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"&\n\x15\x41\x62ortGenerateResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"\x13\n\x11ListModelsRequest\"Y\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\x05\x12\x16\n\x0e\x61\x63\x63\x65pts_images\x18\x03 \x01(\x08\x12\x12\n\nmax_images\x18\x04 \x01(\x05\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.step3.v1.Model*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04\x32\xc2\x02\n\x0b\x43hatService\x12\x41\n\x08Generate\x12\x19.step3.v1.GenerateRequest\x1a\x1a.step3.v1.GenerateResponse\x12U\n\x0eStreamGenerate\x12\x1f.step3.v1.StreamGenerateRequest\x1a .step3.v1.StreamGenerateResponse0\x01\x12P\n\rAbortGenerate\x12\x1e.step3.v1.AbortGenerateRequest\x1a\x1f.step3.v1.AbortGenerateResponse\x12G\n\nListModels\x12\x1b.step3.v1.ListModelsRequest\x1a\x1c.step3.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13step3/v1/chat.proto\x12\x08step3.v1\x1a\x15step3/v1/common.proto\"\x15\n\x05Image\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"@\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12 \n\x05image\x18\x02 \x01(\x0b\x32\x0f.step3.v1.ImageH\x00\x42\x06\n\x04part\"<\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"\x84\x01\n\x07Message\x12\x1c\n\x04role\x18\x01 \x01(\x0e\x32\x0e.step3.v1.Role\x12\x1d\n\x05parts\x18\x02 \x03(\x0b\x32\x0e.step3.v1.Part\x12&\n\ntool_calls\x18\x03 \x03(\x0b\x32\x12.step3.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\"L\n\x0eToolDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\"\xc0\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12#\n\x08messages\x18\x03 \x03(\x0b\x32\x11.step3.v1.Message\x12*\n\x08sampling\x18\x04 \x01(\x0b\x32\x18.step3.v1.SamplingParams\x12\'\n\x05tools\x18\x05 \x03(\x0b\x32\x18.step3.v1.ToolDefinition\x12\x10\n\x08priority\x18\x06 \x01(\x05\"\xf4\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x11\n\treasoning\x18\x03 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\t\x12&\n\ntool_calls\x18\x05 \x03(\x0b\x32\x12.step3.v1.ToolCall\x12-\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x16.step3.v1.FinishReason\x12\x1e\n\x05usage\x18\x07 \x01(\x0b\x32\x0f.step3.v1.Usage\x12\"\n\x07timings\x18\x08 \x01(\x0b\x32\x11.step3.v1.Timings\"C\n\x15StreamGenerateRequest\x12*\n\x07request\x18\x01 \x01(\x0b\x32\x19.step3.v1.GenerateRequest\"\x91\x01\n\x16StreamGenerateResponse\x12$\n\x07started\x18\x01 \x01(\x0b\x32\x11.step3.v1.StartedH\x00\x12 \n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x0f.step3.v1.DeltaH\x00\x12&\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x12.step3.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"Y\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x05\x12\x14\n\x0cimage_tokens\x18\x04 \x01(\x05\"|\n\x05\x44\x65lta\x12\x13\n\treasoning\x18\x01 \x01(\tH\x00\x12\x11\n\x07\x63ontent\x18\x02 \x01(\tH\x00\x12\'\n\ttool_call\x18\x03 \x01(\x0b\x32\x12.step3.v1.ToolCallH\x00\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\x05\x42\x07\n\x05\x64\x65lta\"}\n\x08\x46inished\x12-\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x16.step3.v1.FinishReason\x12\x1e\n\x05usage\x18\x02 \x01(\x0b\x32\x0f.step3.v1.Usage\x12\"\n\x07timings\x18\x03 \x01(\x0b\x32\x11.step3.v1.Timings\"*\n\x14\x41\x62ortGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"&\n\x15\x41\x62ortGenerateResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"\x13\n\x11ListModelsRequest\"Y\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x02 \x01(\x05\x12\x16\n\x0e\x61\x63\x63\x65pts_images\x18\x03 \x01(\x08\x12\x12\n\nmax_images\x18\x04 \x01(\x05\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.step3.v1.Model*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04\x32\xc2\x02\n\x0b\x43hatService\x12\x41\n\x08Generate\x12\x19.step3.v1.GenerateRequest\x1a\x1a.step3.v1.GenerateResponse\x12U\n\x0eStreamGenerate\x12\x1f.step3.v1.StreamGenerateRequest\x1a .step3.v1.StreamGenerateResponse0\x01\x12P\n\rAbortGenerate\x12\x1e.step3.v1.AbortGenerateRequest\x1a\x1f.step3.v1.AbortGenerateResponse\x12G\n\nListModels\x12\x1b.step3.v1.ListModelsRequest\x1a\x1c.step3.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'step3.v1.chat_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1656
-  _globals['_ROLE']._serialized_end=1751
+  _globals['_ROLE']._serialized_start=1674
+  _globals['_ROLE']._serialized_end=1769
   _globals['_IMAGE']._serialized_start=56
   _globals['_IMAGE']._serialized_end=77
   _globals['_PART']._serialized_start=79
@@ -45,29 +45,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOOLDEFINITION']._serialized_start=342
   _globals['_TOOLDEFINITION']._serialized_end=418
   _globals['_GENERATEREQUEST']._serialized_start=421
-  _globals['_GENERATEREQUEST']._serialized_end=595
-  _globals['_GENERATERESPONSE']._serialized_start=598
-  _globals['_GENERATERESPONSE']._serialized_end=842
-  _globals['_STREAMGENERATEREQUEST']._serialized_start=844
-  _globals['_STREAMGENERATEREQUEST']._serialized_end=911
-  _globals['_STREAMGENERATERESPONSE']._serialized_start=914
-  _globals['_STREAMGENERATERESPONSE']._serialized_end=1059
-  _globals['_STARTED']._serialized_start=1061
-  _globals['_STARTED']._serialized_end=1150
-  _globals['_DELTA']._serialized_start=1152
-  _globals['_DELTA']._serialized_end=1276
-  _globals['_FINISHED']._serialized_start=1278
-  _globals['_FINISHED']._serialized_end=1403
-  _globals['_ABORTGENERATEREQUEST']._serialized_start=1405
-  _globals['_ABORTGENERATEREQUEST']._serialized_end=1447
-  _globals['_ABORTGENERATERESPONSE']._serialized_start=1449
-  _globals['_ABORTGENERATERESPONSE']._serialized_end=1487
-  _globals['_LISTMODELSREQUEST']._serialized_start=1489
-  _globals['_LISTMODELSREQUEST']._serialized_end=1508
-  _globals['_MODEL']._serialized_start=1510
-  _globals['_MODEL']._serialized_end=1599
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1601
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1654
-  _globals['_CHATSERVICE']._serialized_start=1754
-  _globals['_CHATSERVICE']._serialized_end=2076
+  _globals['_GENERATEREQUEST']._serialized_end=613
+  _globals['_GENERATERESPONSE']._serialized_start=616
+  _globals['_GENERATERESPONSE']._serialized_end=860
+  _globals['_STREAMGENERATEREQUEST']._serialized_start=862
+  _globals['_STREAMGENERATEREQUEST']._serialized_end=929
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=932
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=1077
+  _globals['_STARTED']._serialized_start=1079
+  _globals['_STARTED']._serialized_end=1168
+  _globals['_DELTA']._serialized_start=1170
+  _globals['_DELTA']._serialized_end=1294
+  _globals['_FINISHED']._serialized_start=1296
+  _globals['_FINISHED']._serialized_end=1421
+  _globals['_ABORTGENERATEREQUEST']._serialized_start=1423
+  _globals['_ABORTGENERATEREQUEST']._serialized_end=1465
+  _globals['_ABORTGENERATERESPONSE']._serialized_start=1467
+  _globals['_ABORTGENERATERESPONSE']._serialized_end=1505
+  _globals['_LISTMODELSREQUEST']._serialized_start=1507
+  _globals['_LISTMODELSREQUEST']._serialized_end=1526
+  _globals['_MODEL']._serialized_start=1528
+  _globals['_MODEL']._serialized_end=1617
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1619
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1672
+  _globals['_CHATSERVICE']._serialized_start=1772
+  _globals['_CHATSERVICE']._serialized_end=2094
 # @@protoc_insertion_point(module_scope)

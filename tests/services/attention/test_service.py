@@ -79,6 +79,15 @@ async def collect(call):
     return ids, events[-1].finished
 
 
+async def wait_for_load(stub, **wanted):
+    for _ in range(200):
+        load = await stub.GetLoad(attention_pb2.GetLoadRequest())
+        if all(getattr(load, name) == value for name, value in wanted.items()):
+            return
+        await asyncio.sleep(0.02)
+    pytest.fail(f"the load is {load}, not {wanted}")
+
+
 async def test_concurrent_streams_equal_the_model(stub, prompts, greedy):
     calls = [stub.GenerateTokens(request(prompt)) for prompt in prompts[:4]]
     results = await asyncio.gather(*(collect(call) for call in calls))
@@ -99,29 +108,59 @@ async def test_image_features_travel(stub, greedy, checkpoint):
     assert ids == greedy(prompt, 10, features_FH)
 
 
+async def test_cached_tokens_are_told_with_the_first_delta_and_at_the_end(stub, prompts, greedy):
+    first = await collect(stub.GenerateTokens(request(prompts[5])))
+    assert first[1].cached_tokens == 0
+    events = [event async for event in stub.GenerateTokens(request(prompts[5]))]
+    assert events[1].delta.cached_tokens == events[-1].finished.cached_tokens == 80
+    assert [i for event in events for i in event.delta.token_ids] == greedy(prompts[5], 10)
+    load = await stub.GetLoad(attention_pb2.GetLoadRequest())
+    assert (load.hit_tokens, load.preemptions, load.kv_blocks_used) == (80, 0, 0)
+    assert load.kv_blocks_cached == (90 + 10 - 1) // 16
+
+
+async def test_pictures_are_told_apart(stub, greedy, checkpoint):
+    import torch
+
+    prompt = [4, *[checkpoint.config.image_token_id] * 40, 9]
+    noise = torch.Generator().manual_seed(2)
+    for features_FH, cached in ((a := torch.randn(40, 64, generator=noise), 0), (-a, 0), (a, 32)):
+        message = request(prompt)
+        message.image_features.CopyFrom(tensors.pack(features_FH))
+        ids, finished = await collect(stub.GenerateTokens(message))
+        assert ids == greedy(prompt, len(ids), features_FH)
+        assert finished.cached_tokens == cached
+
+
+async def test_priority_gets_a_place_at_once(stub, prompts):
+    calls = [stub.GenerateTokens(request(prompts[0], max_tokens=900)) for _ in range(5)]
+    for call in calls:
+        await call.read()
+    await wait_for_load(stub, running=4, waiting=1)
+    message = request(prompts[5])
+    message.priority = 1
+    ids, _ = await asyncio.wait_for(collect(stub.GenerateTokens(message)), 20)
+    assert len(ids) == 10
+    load = await stub.GetLoad(attention_pb2.GetLoadRequest())
+    assert load.preemptions == 1
+    for call in calls:
+        call.cancel()
+
+
 async def test_cancel_frees_the_cache(stub, prompts):
     call = stub.GenerateTokens(request(prompts[0], max_tokens=900))
     async for event in call:
         if event.WhichOneof("event") == "delta":
             break
     call.cancel()
-    for _ in range(200):
-        load = await stub.GetLoad(attention_pb2.GetLoadRequest())
-        if load.running == 0 and load.kv_blocks_used == 0:
-            return
-        await asyncio.sleep(0.02)
-    pytest.fail("the request is still running")
+    await wait_for_load(stub, running=0, kv_blocks_used=0)
 
 
 async def test_a_full_queue_is_refused_with_a_time_to_retry(stub, prompts):
     calls = [stub.GenerateTokens(request(prompts[0], max_tokens=900)) for _ in range(6)]
     for call in calls:
         await call.read()
-    for _ in range(200):
-        load = await stub.GetLoad(attention_pb2.GetLoadRequest())
-        if load.running == 4 and load.waiting == 2:
-            break
-        await asyncio.sleep(0.02)
+    await wait_for_load(stub, running=4, waiting=2)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.GenerateTokens(request(prompts[0])).read()
     error = RpcError.of(caught.value)
@@ -170,3 +209,5 @@ async def test_says_what_it_is(address):
     assert info.capabilities["kernels"] == "reference"
     assert info.capabilities["transport"] == "inproc"
     assert info.capabilities["shards"] == "1"
+    for name in ("kv_blocks_cached", "hit_tokens", "preemptions"):
+        assert info.capabilities[name] == "0"

@@ -105,7 +105,9 @@ class Attention(attention_pb2_grpc.AttentionServiceServicer):
                 match step:
                     case list():
                         tokens += len(step)
-                        yield response(delta=attention_pb2.TokenDelta(token_ids=step))
+                        yield response(
+                            delta=attention_pb2.TokenDelta(token_ids=step, cached_tokens=3)
+                        )
                     case float():
                         self.running.set()
                         await asyncio.sleep(step)

@@ -91,6 +91,14 @@ async def test_sampling_is_filled_and_clipped(world, attention, answer, ask):
     assert not default.sampling.HasField("seed")
 
 
+async def test_priority_is_passed_on(world, attention, answer, ask):
+    script = attention(answer)
+    stub = await world.start(script)
+    for request in (ask("a", priority=-2), ask("a")):
+        await stub.Generate(request.request, timeout=10)
+    assert [request.priority for request in script.requests] == [-2, 0]
+
+
 async def test_stop_text_across_deltas_ends_the_inner_call(world, attention, ask, ids):
     script = attention([[*ids("t"), END_THINK], ids("one E"), ids("N"), ids("D two"), 60.0])
     stub = await world.start(script)
@@ -99,6 +107,7 @@ async def test_stop_text_across_deltas_ends_the_inner_call(world, attention, ask
     assert text_of(events, "content") == "one "
     assert events[-1].finished.finish_reason == common_pb2.FINISH_REASON_STOP
     assert events[-1].finished.usage.completion_tokens == 2 + 5 + 1 + 1
+    assert events[-1].finished.usage.cached_tokens == 3
     await script.cancelled.wait()
 
 
