@@ -11,6 +11,7 @@ import typer
 
 from shared.cli import report
 from shared.cli.config import load_settings
+from shared.cli.plan import plan
 
 app = typer.Typer(
     help="""Step3: from raw documents to a served multimodal reasoning model.
@@ -32,7 +33,7 @@ app = typer.Typer(
 # Options that another module reads are passed on as they are.
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Transport = Literal["auto", "shm", "tcp", "verbs", "cuda"]
+Transport = Literal["auto", "shm", "unix", "tcp", "verbs", "cuda"]
 
 
 @app.command()
@@ -236,6 +237,9 @@ def bench(
         from shared.cli.handover import run_benchmark
 
         run_benchmark(name, context.args)
+
+
+app.command()(plan)
 
 
 @app.command(context_settings=_PASS_ON)
