@@ -17,7 +17,7 @@ from pydantic_settings import (
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-TransportName = Literal["auto", "inproc", "shm", "tcp", "verbs", "cuda"]
+TransportName = Literal["auto", "inproc", "shm", "unix", "tcp", "verbs", "cuda"]
 
 
 class _Section(BaseModel):

@@ -43,6 +43,7 @@ class FfnService:
                 model_id=model_id(config),
             ),
             directory,
+            settings.host,
         )
 
     async def load(self) -> None:

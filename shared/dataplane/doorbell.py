@@ -20,6 +20,10 @@ from shared.dataplane.errors import ChannelClosed
 SPIN_NS = 50_000
 # A peer's death is noticed at once by whoever sleeps; whoever is busy looks this often.
 CHECK_NS = 1_000_000
+# Between two looks at peers whose death the kernel does not report: those on another host.
+TICK_NS = 25_000_000
+
+_INPUT = select.EPOLLIN | select.EPOLLRDHUP
 
 
 class Doorbell:
@@ -31,6 +35,8 @@ class Doorbell:
         self._epoll = select.epoll()
         self._epoll.register(self.fd, select.EPOLLIN)
         self._watched: dict[int, Callable[[], None]] = {}
+        self._ticking: dict[int, Callable[[], None]] = {}
+        self._next_tick_ns = 0
         # Held while sleeping and while closing, so that no thread sleeps on a recycled fd.
         self._sleep_lock = threading.Lock()
         # Held while touching the descriptors without sleeping, for the same reason.
@@ -44,16 +50,30 @@ class Doorbell:
             if not self._closed:
                 os.eventfd_write(self.fd, 1)
 
-    def watch(self, fd: int, on_event: Callable[[], None]) -> None:
-        """Call `on_event` from the waiting thread when `fd` becomes readable or hangs up."""
+    def watch(
+        self, fd: int, on_event: Callable[[], None], on_tick: Callable[[], None] | None = None
+    ) -> None:
+        """Call `on_event` from the waiting thread when `fd` becomes readable or hangs up.
+
+        `on_tick` is called about every TICK_NS while the thread waits or checks.
+        """
         with self._lock:
             if not self._closed:
                 self._watched[fd] = on_event
-                self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP)
+                if on_tick is not None:
+                    self._ticking[fd] = on_tick
+                self._epoll.register(fd, _INPUT)
+
+    def watch_output(self, fd: int, wanted: bool) -> None:
+        """Whether a watched `fd` that can be written to counts as an event, too."""
+        with self._lock:
+            if fd in self._watched and not self._closed:
+                self._epoll.modify(fd, _INPUT | select.EPOLLOUT if wanted else _INPUT)
 
     def unwatch(self, fd: int) -> None:
         """Stop watching; called before the fd is closed."""
         with self._lock:
+            self._ticking.pop(fd, None)
             if self._watched.pop(fd, None) is not None and not self._closed:
                 self._epoll.unregister(fd)
 
@@ -61,7 +81,8 @@ class Doorbell:
         """Return True once `ready()` holds, False at the deadline.
 
         Args:
-          ready: cheap and without side effects; whoever makes it true rings afterwards.
+          ready: cheap, called many times; whoever makes it true rings afterwards, unless it looks
+            at a watched descriptor itself.
           deadline_ns: on the clock of `time.monotonic_ns`.
 
         Raises:
@@ -77,10 +98,12 @@ class Doorbell:
             self.sleeps += 1
             while not self._closed:
                 left_ns = deadline_ns - time.monotonic_ns()
+                if self._ticking:
+                    left_ns = min(left_ns, TICK_NS)
                 self._sleep(max(0, left_ns) / 1e9)
                 if ready():
                     return True
-                if left_ns <= 0:
+                if time.monotonic_ns() >= deadline_ns:
                     return False
         raise ChannelClosed("the data plane was closed while waiting")
 
@@ -99,6 +122,10 @@ class Doorbell:
                 os.eventfd_read(fd)
             elif on_event := self._watched.get(fd):
                 on_event()
+        if self._ticking and (now_ns := time.monotonic_ns()) >= self._next_tick_ns:
+            self._next_tick_ns = now_ns + TICK_NS
+            for on_tick in list(self._ticking.values()):
+                on_tick()
 
     def close(self) -> None:
         """Wake the waiter and release the file descriptors. Calling it again does nothing."""
@@ -109,5 +136,6 @@ class Doorbell:
             os.eventfd_write(self.fd, 1)
         with self._sleep_lock:
             self._watched.clear()
+            self._ticking.clear()
             self._epoll.close()
             os.close(self.fd)

@@ -19,8 +19,9 @@ MAGIC = 0x33504453  # "SDP3"
 class Kind(IntEnum):
     """What a message is.
 
-    CREDIT, PING, PONG and BYE are for transports over a network: with shared memory the answer is
-    the credit, and the kernel tells of the peer's end.
+    PING and BYE are for sockets: with shared memory the kernel tells of the peer's end, and BYE's
+    reason has a channel of its own. CREDIT and PONG are reserved: the answer is the credit, and the
+    peer's kernel acknowledges a PING, however busy the peer is.
     """
 
     DISPATCH = 1

@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 from step3.v1 import dataplane_pb2, dataplane_pb2_grpc
 
-from shared.dataplane import transports
+from shared.dataplane import tcp, transports
 from shared.dataplane.channel import ReplyChannel, RequestChannel
 from shared.dataplane.doorbell import Doorbell
 from shared.dataplane.errors import ChannelTimeout, PeerLost
@@ -72,13 +72,17 @@ class DataPlaneServicer(dataplane_pb2_grpc.DataPlaneServiceServicer):
     Args:
       server: takes the channels.
       shard: this shard.
-      directory: for the sockets that hand over shared memory; private to the user.
+      directory: for unix sockets, those that hand over shared memory too; private to the user.
+      host: the address that tcp listens on.
     """
 
-    def __init__(self, server: FfnServer, shard: ShardInfo, directory: Path) -> None:
+    def __init__(
+        self, server: FfnServer, shard: ShardInfo, directory: Path, host: str = "127.0.0.1"
+    ) -> None:
         self._server = server
         self._shard = shard
         self._directory = directory
+        self._host = host
         # A random start: a restarted shard does not repeat the epochs of its former life.
         self._epochs = itertools.count(secrets.randbits(31))
         self._accepting: set[asyncio.Task[None]] = set()
@@ -103,6 +107,7 @@ class DataPlaneServicer(dataplane_pb2_grpc.DataPlaneServiceServicer):
             self._directory,
             epoch=epoch,
             peer=request.peer_name,
+            host=self._host,
         )
         task = asyncio.create_task(self._accept(listener, layout, epoch, request.peer_name))
         self._accepting.add(task)
@@ -265,7 +270,7 @@ def _open(
                 peer = f"FFN shard {info.shard_rank} at {address}"
                 link, epoch = transports.connect(
                     info.transport,
-                    info.endpoint,
+                    tcp.reachable(info.endpoint, address.rpartition(":")[0]),
                     layout,
                     bell,
                     peer=peer,

@@ -8,22 +8,20 @@ that process ended. It is sealed against shrinking, so a peer cannot make an acc
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import mmap
 import os
 import secrets
 import socket
-import struct
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from shared.dataplane.doorbell import Doorbell
 from shared.dataplane.errors import ChannelTimeout, PeerLost, ProtocolError
 from shared.dataplane.layout import PROTOCOL_VERSION, Layout
 from shared.dataplane.mapped import MappedLink, mapped_bytes, require_store_order
+from shared.dataplane.unix_names import credentials, short_path
 from shared.errors import FailedPrecondition
 
 _MAX_HELLO_BYTES = 4096
@@ -53,7 +51,7 @@ class ShmListener:
         self._path = directory / f"dp-{secrets.token_hex(16)}.sock"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            with _short(self._path) as path:
+            with short_path(self._path) as path:
                 self._socket.bind(path)
                 self._path.chmod(0o600)
             self._socket.listen(1)
@@ -126,7 +124,7 @@ class ShmListener:
     def _refusal(
         self, connection: socket.socket, hello: dict[str, object], n_fds: int
     ) -> str | None:
-        _, uid = _credentials(connection)
+        _, uid = credentials(connection)
         if uid != os.getuid():
             return f"user id {uid} is not the FFN's, {os.getuid()}: run both as the same user"
         if hello.get("version") != PROTOCOL_VERSION:
@@ -167,7 +165,7 @@ def connect(
     try:
         connection.settimeout(timeout_s)
         try:
-            with _short(Path(endpoint)) as path:
+            with short_path(Path(endpoint)) as path:
                 connection.connect(path)
         except TimeoutError:
             raise ChannelTimeout(f"{peer} (shm): no connection within {timeout_s:.1f} s") from None
@@ -213,16 +211,6 @@ def connect(
     return link, epoch
 
 
-@contextlib.contextmanager
-def _short(path: Path) -> Iterator[str]:
-    """A name of `path` within the 107 bytes that a unix socket's address holds."""
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
-    finally:
-        os.close(directory)
-
-
 def _send(connection: socket.socket, message: dict[str, object], fds: list[int], peer: str) -> None:
     try:
         socket.send_fds(connection, [json.dumps(message).encode()], fds, socket.MSG_NOSIGNAL)
@@ -255,17 +243,10 @@ def _receive(
     return message, fds
 
 
-def _credentials(connection: socket.socket) -> tuple[int, int]:
-    """Process id (0 when in another pid namespace) and user id of the peer."""
-    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    pid, uid, _ = struct.unpack("iII", data)
-    return pid, uid
-
-
 def _open_pidfd(connection: socket.socket) -> int | None:
     # A forked child of the peer could keep the socket open after the peer's death; the pidfd
     # tells it anyway. Where it is not to be had (another pid namespace), the socket is enough.
-    pid, _ = _credentials(connection)
+    pid, _ = credentials(connection)
     try:
         return os.pidfd_open(pid) if pid > 0 else None
     except OSError:

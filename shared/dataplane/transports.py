@@ -6,14 +6,14 @@ import secrets
 from pathlib import Path
 from typing import Protocol
 
-from shared.dataplane import inproc, shm
+from shared.dataplane import inproc, shm, tcp
 from shared.dataplane.doorbell import Doorbell
 from shared.dataplane.layout import Layout
 from shared.dataplane.link import Link
 from shared.errors import FailedPrecondition
 
 # The fastest first.
-TRANSPORTS = ("inproc", "shm")
+TRANSPORTS = ("inproc", "shm", "unix", "tcp")
 
 # Unlike a process id, not the same number in another container.
 PROCESS_ID = secrets.token_hex(16)
@@ -64,20 +64,35 @@ def obstacle(transport: str, peer_host_id: str, peer_process_id: str) -> str | N
     if transport == "inproc":
         same = peer_process_id == PROCESS_ID
         return None if same else "inproc joins ends of one process, and these are two"
-    if transport == "shm":
+    if transport in ("shm", "unix"):
         same = peer_host_id == host_id()
-        return None if same else "shm joins processes of one host, and these run on two"
+        return None if same else f"{transport} joins processes of one host, and these run on two"
+    if transport == "tcp":
+        return None
     return f"{transport} is not known to this FFN"
 
 
 def listen(
-    transport: str, layout: Layout, bell: Doorbell, directory: Path, *, epoch: int, peer: str
+    transport: str,
+    layout: Layout,
+    bell: Doorbell,
+    directory: Path,
+    *,
+    epoch: int,
+    peer: str,
+    host: str = "127.0.0.1",
 ) -> Listener:
-    """The FFN end of a new link over `transport`; see `shm.ShmListener` for the arguments."""
+    """The FFN end of a new link over `transport`.
+
+    See `shm.ShmListener` for the arguments; `host` is the address that tcp listens on.
+    """
     if transport == "inproc":
         return inproc.InprocListener(layout, bell, epoch=epoch, peer=peer)
-    assert transport == "shm"
-    return shm.ShmListener(layout, bell, directory, epoch=epoch, peer=peer)
+    if transport == "shm":
+        return shm.ShmListener(layout, bell, directory, epoch=epoch, peer=peer)
+    assert transport in ("unix", "tcp")
+    place = directory if transport == "unix" else host
+    return tcp.StreamListener(layout, bell, place, epoch=epoch, peer=peer)
 
 
 def connect(
@@ -88,6 +103,10 @@ def connect(
         return inproc.connect(endpoint, layout, bell, peer=peer)
     if transport == "shm":
         return shm.connect(endpoint, layout, bell, peer=peer, timeout_s=timeout_s)
+    if transport in ("unix", "tcp"):
+        return tcp.connect(
+            endpoint, layout, bell, transport=transport, peer=peer, timeout_s=timeout_s
+        )
     raise FailedPrecondition(
         f"{peer} chose transport {transport!r}, which was not offered",
         reason="TRANSPORT_UNAVAILABLE",

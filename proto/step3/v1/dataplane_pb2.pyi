@@ -42,7 +42,7 @@ class OpenChannelRequest(_message.Message):
     """Fingerprint of the model's configuration: both sides must run the same model."""
     @_builtins.property
     def transports(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """In order of preference: "inproc", "shm"."""
+        """In order of preference: "inproc", "shm", "unix", "tcp"."""
 
     @_builtins.property
     def layout(self) -> Global___ChannelLayout: ...
@@ -119,7 +119,9 @@ class OpenChannelResponse(_message.Message):
     session_epoch: _builtins.int
     transport: _builtins.str
     endpoint: _builtins.str
-    """What the transport's connect takes: for shm the path of a unix socket that hands over the memory."""
+    """What the transport's connect takes. shm: the path of a unix socket that hands over the memory;
+    unix: path/token; tcp: host:port/token.
+    """
     shard_rank: _builtins.int
     num_shards: _builtins.int
     expert_begin: _builtins.int

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from shared.dataplane import shm
+from shared.dataplane import transports
 from shared.dataplane.channel import ReplyChannel, RequestChannel
 from shared.dataplane.doorbell import Doorbell
 from shared.dataplane.errors import ChannelTimeout
@@ -28,13 +28,20 @@ def say(text: str) -> None:
     print(text, flush=True)  # noqa: T201
 
 
-def shard(directory: str, layout: dict[str, int], mode: str) -> None:
-    """An FFN shard: "echo" answers with the doubled input, "silent" takes and never answers."""
+def shard(transport: str, directory: str, layout: dict[str, int], mode: str) -> None:
+    """An FFN shard: "echo" answers with the doubled input, "silent" takes and never answers.
+
+    "deaf" does not even look.
+    """
     bell, dims = Doorbell(), Layout(**layout)
-    listener = shm.ShmListener(dims, bell, Path(directory), epoch=EPOCH, peer="attention 0")
+    listener = transports.listen(
+        transport, dims, bell, Path(directory), epoch=EPOCH, peer="attention 0"
+    )
     say(listener.endpoint)
     channel = ReplyChannel(listener.accept(30.0), dims, EPOCH)
     say("connected")
+    if mode == "deaf":
+        time.sleep(60)
     while True:
         try:
             request = channel.recv(1.0)
@@ -47,10 +54,12 @@ def shard(directory: str, layout: dict[str, int], mode: str) -> None:
         channel.reply(request)
 
 
-def attention(endpoint: str, layout: dict[str, int], mode: str) -> None:
+def attention(transport: str, endpoint: str, layout: dict[str, int], mode: str) -> None:
     """An attention instance: "idle" only connects, "posted" has one message in flight."""
     bell, dims = Doorbell(), Layout(**layout)
-    link, epoch = shm.connect(endpoint, dims, bell, peer="shard 0", timeout_s=30.0)
+    link, epoch = transports.connect(
+        transport, endpoint, dims, bell, peer="shard 0", timeout_s=30.0
+    )
     channel = RequestChannel(link, dims, epoch)
     if mode == "posted":
         slot = channel.acquire(2, 1.0)

@@ -1,4 +1,4 @@
-"""What one process sees when the other is killed or stopped. Only shared memory has two."""
+"""What one process sees when the other is killed or stopped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.dataplane import shm
+from shared.dataplane import transports
 from shared.dataplane.channel import ReplyChannel, RequestChannel
 from shared.dataplane.doorbell import Doorbell
 from shared.dataplane.errors import ChannelTimeout, PeerLost
@@ -23,6 +23,11 @@ LAYOUT = Layout(**DIMS)
 BOUND_S = 0.25
 
 
+@pytest.fixture(params=[name for name in transports.TRANSPORTS if name != "inproc"])
+def transport(request):
+    return request.param
+
+
 @pytest.fixture
 def bell():
     bell = Doorbell()
@@ -31,14 +36,19 @@ def bell():
 
 
 @pytest.fixture
-def to_shard(start_peer, bell, tmp_path):
+def to_shard(transport, start_peer, bell, tmp_path):
     """The attention end of a channel to another process."""
     channels = []
 
-    def connect(mode: str):
-        peer = start_peer("shard", directory=str(tmp_path), layout=DIMS, mode=mode)
-        link, epoch = shm.connect(peer.line(), LAYOUT, bell, peer="shard 0", timeout_s=10.0)
-        channels.append(RequestChannel(link, LAYOUT, epoch))
+    def connect(mode: str, layout: Layout = LAYOUT):
+        dims = {name: getattr(layout, name) for name in DIMS}
+        peer = start_peer(
+            "shard", transport=transport, directory=str(tmp_path), layout=dims, mode=mode
+        )
+        link, epoch = transports.connect(
+            transport, peer.line(), layout, bell, peer="shard 0", timeout_s=10.0
+        )
+        channels.append(RequestChannel(link, layout, epoch))
         assert peer.line() == "connected"
         return peer, channels[-1]
 
@@ -53,7 +63,7 @@ def post(channel: RequestChannel) -> None:
     channel.post(slot, step=1, layer=0, micro_batch=0, routed=False)
 
 
-def test_another_process_answers_through_shared_memory(to_shard):
+def test_another_process_answers(to_shard):
     _, channel = to_shard("echo")
     for _ in range(100):
         post(channel)
@@ -66,7 +76,7 @@ def test_a_shard_killed_while_idle(to_shard):
     peer, channel = to_shard("silent")
     peer.signal(signal.SIGKILL)
     killed = time.monotonic()
-    with pytest.raises(PeerLost, match=r"shard 0 \(shm\) was lost: its process ended"):
+    with pytest.raises(PeerLost, match=r"shard 0 \(\w+\) was lost: its process ended"):
         while True:
             channel.abandon(channel.acquire(1, 0.0))
     assert time.monotonic() - killed < BOUND_S
@@ -115,7 +125,7 @@ def test_a_stopped_shard_costs_no_more_than_the_deadline(to_shard, lateness):
     peer.signal(signal.SIGSTOP)
     post(channel)
     assert lateness(lambda: channel.recv(0.1), ChannelTimeout, 0.1) < 0.05
-    with pytest.raises(ChannelTimeout, match=r"shard 0 \(shm\): no message within 0 ms"):
+    with pytest.raises(ChannelTimeout, match=r"shard 0 \(\w+\): no message within 0 ms"):
         channel.recv(0.0)
     peer.signal(signal.SIGCONT)
     assert bool((channel.recv(5.0).hidden_TH == 2).all())
@@ -128,16 +138,20 @@ def server():
     server.close()
 
 
-def add_attention(server: FfnServer, start_peer, directory: Path, mode: str):
-    listener = shm.ShmListener(LAYOUT, server.bell, directory, epoch=EPOCH, peer="attention 1")
-    peer = start_peer("attention", endpoint=listener.endpoint, layout=DIMS, mode=mode)
+def add_attention(transport: str, server: FfnServer, start_peer, directory: Path, mode: str):
+    listener = transports.listen(
+        transport, LAYOUT, server.bell, directory, epoch=EPOCH, peer="attention 1"
+    )
+    peer = start_peer(
+        "attention", transport=transport, endpoint=listener.endpoint, layout=DIMS, mode=mode
+    )
     server.add(ReplyChannel(listener.accept(30.0), LAYOUT, EPOCH))
     assert peer.line() == "connected"
     return peer
 
 
-def test_a_killed_attention_is_dropped_with_its_messages(server, start_peer, tmp_path):
-    peer = add_attention(server, start_peer, tmp_path, "posted")
+def test_a_killed_attention_is_dropped_with_its_messages(transport, server, start_peer, tmp_path):
+    peer = add_attention(transport, server, start_peer, tmp_path, "posted")
     batch = server.next_batch(5.0)
     assert batch is not None and batch.n_tokens == 2
     peer.signal(signal.SIGKILL)
@@ -148,7 +162,40 @@ def test_a_killed_attention_is_dropped_with_its_messages(server, start_peer, tmp
     # Its answer has nowhere to go; that is counted and disturbs nothing.
     server.respond(batch)
     assert (server.stats().dropped, server.stats().peers_lost) == (1, 1)
-    assert server.losses() == ["attention 1 (shm) was lost: its process ended"]
+    assert server.losses() == [f"attention 1 ({transport}) was lost: its process ended"]
+
+
+# Of 16 MiB a message: no socket buffers two of them.
+LARGE = Layout(hidden=4096, top_k=0, max_tokens=1024, slots=4)
+
+
+def post_large(channel: RequestChannel) -> None:
+    for _ in range(2):
+        slot = channel.acquire(1024, 1.0)
+        slot.hidden_TH.fill_(1)
+        channel.post(slot, step=1, layer=0, micro_batch=0, routed=False)
+
+
+def test_a_shard_killed_in_the_middle_of_a_message(to_shard):
+    peer, channel = to_shard("deaf", LARGE)
+    post_large(channel)
+    peer.signal(signal.SIGKILL)
+    killed = time.monotonic()
+    with pytest.raises(PeerLost, match="its process ended"):
+        channel.recv(10.0)
+    assert time.monotonic() - killed < BOUND_S
+
+
+def test_a_shard_stopped_in_the_middle_of_a_message_is_waited_for(to_shard):
+    """Longer than any timer that tells of dead hosts: it is alive, and goes on where it was."""
+    peer, channel = to_shard("echo", LARGE)
+    peer.signal(signal.SIGSTOP)
+    post_large(channel)
+    with pytest.raises(ChannelTimeout):
+        channel.recv(0.6)
+    peer.signal(signal.SIGCONT)
+    for _ in range(2):
+        assert bool((channel.recv(10.0).hidden_TH == 2).all())
 
 
 def test_shared_memory_is_gone_with_its_processes(to_shard, tmp_path):
