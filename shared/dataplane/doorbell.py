@@ -15,9 +15,10 @@ from collections.abc import Callable
 
 from shared.dataplane.errors import ChannelClosed
 
-# Long enough to catch an answer that is about to come without a trip through the scheduler,
-# short enough not to starve the process that computes it on a machine with few cores.
-SPIN_NS = 50_000
+# Long enough for a layer's answer: a sleeper's core goes idle, and waking it costs more than the
+# message. Every look ends in a yield, so that whoever has work on this core, the process that
+# computes the answer perhaps, need not wait for the end of this.
+SPIN_NS = 500_000
 # A peer's death is noticed at once by whoever sleeps; whoever is busy looks this often.
 CHECK_NS = 1_000_000
 # Between two looks at peers whose death the kernel does not report: those on another host.
@@ -94,6 +95,7 @@ class Doorbell:
                 return True
             if time.monotonic_ns() >= spin_until:
                 break
+            os.sched_yield()
         with self._sleep_lock:
             self.sleeps += 1
             while not self._closed:
