@@ -16,7 +16,7 @@ from services.trainer.mixture import Batches, Style
 from services.trainer.recipe import Recipe
 from services.trainer.step import NextToken
 from shared.errors import InvalidArgument
-from shared.model.checkpoint import Checkpoint, load_model, save
+from shared.model.checkpoint import Checkpoint, CheckpointError, load_model, save
 from shared.model.config import Step3Config
 from shared.model.init import initialize, is_vision
 from shared.model.presets import preset
@@ -64,8 +64,8 @@ def start(
       max_steps: fewer steps than the recipe's, on the same schedule compressed.
 
     Raises:
-      InvalidArgument: the run exists already, cannot be continued with this recipe, or its
-        starting model does not exist.
+      InvalidArgument: the run exists already, cannot be continued with this recipe, or the model
+        that it takes over does not exist or does not fit.
       RecipeError: the recipe cannot be used.
     """
     recipe = Recipe.load(recipe_path)
@@ -88,7 +88,13 @@ def start(
 
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, tokenizer = _prepare(recipe, origin, seeing, run)
+    try:
+        model, tokenizer = _prepare(recipe, origin, seeing, run)
+    except BaseException:
+        # Nothing was trained: what is left would only stand in the way of the next try.
+        if resume is None:
+            shutil.rmtree(run)
+        raise
     model = model.to(device).train()
     step_fn = NextToken(model, balance=recipe.balance, z_loss=recipe.z_loss)
     batches = Batches(
@@ -175,11 +181,19 @@ def _take_vision(model: Step3ForConditionalGeneration, folder: Path) -> None:
     """Replace the image encoder and the connector by those of `folder`.
 
     Raises:
-      CheckpointError: they are missing there, or of other dimensions.
+      InvalidArgument: they are missing there, or of other dimensions.
     """
     own = model.state_dict()
     wanted = {name: own[name] for name in own if is_vision(name)}
-    model.load_state_dict(Checkpoint.open(folder).load(wanted, torch.float32), strict=False)
+    try:
+        taken = Checkpoint.open(folder).load(wanted, torch.float32)
+    except CheckpointError as error:
+        raise InvalidArgument(
+            f"vision = {str(folder)!r}: does not fit this preset's image encoder: {error}",
+            reason="MODEL_MISMATCH",
+            field="vision",
+        ) from error
+    model.load_state_dict(taken, strict=False)
 
 
 def with_tokenizer(config: Step3Config, tokenizer: Tokenizer) -> Step3Config:

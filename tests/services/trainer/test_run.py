@@ -167,3 +167,12 @@ def test_a_missing_encoder_is_named(home, write):
     with pytest.raises(InvalidArgument, match="vision = 'nowhere': is neither a finished run"):
         pretrain(write(vision="nowhere"))
     assert not (home / "runs" / "small").exists()
+
+
+def test_an_encoder_that_does_not_fit_leaves_no_run_behind(home, write):
+    see = [{"name": "see", "until": 1, "mixture": {"number-large": 1}}]
+    pretrain(write(name="see", phases=see, compact_layers=1, vocab_size=300, steps=1))
+    for _ in range(2):
+        with pytest.raises(InvalidArgument, match=r"vision = '.*see/model': does not fit .*tensor"):
+            pretrain(write(name="other", preset="nano", vision="see"))
+        assert not (home / "runs" / "other").exists()
