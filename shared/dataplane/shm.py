@@ -19,7 +19,8 @@ from pathlib import Path
 
 from shared.dataplane.doorbell import Doorbell
 from shared.dataplane.errors import ChannelTimeout, PeerLost, ProtocolError
-from shared.dataplane.layout import PROTOCOL_VERSION, Layout
+from shared.dataplane.handshake import greeting, refusal
+from shared.dataplane.layout import Layout
 from shared.dataplane.mapped import MappedLink, mapped_bytes, require_store_order
 from shared.dataplane.unix_names import credentials, short_path
 from shared.errors import FailedPrecondition
@@ -127,10 +128,8 @@ class ShmListener:
         _, uid = credentials(connection)
         if uid != os.getuid():
             return f"user id {uid} is not the FFN's, {os.getuid()}: run both as the same user"
-        if hello.get("version") != PROTOCOL_VERSION:
-            return f"protocol version {hello.get('version')!r}: this FFN speaks {PROTOCOL_VERSION}"
-        if hello.get("dims") != self._layout.dims_hash:
-            return f"dimensions {hello.get('layout')}: this FFN has {self._layout.describe()}"
+        if why := refusal(hello, self._layout):
+            return why
         if n_fds != 1:
             return f"{n_fds} descriptors in the greeting, expected 1"
         return None
@@ -171,12 +170,7 @@ def connect(
             raise ChannelTimeout(f"{peer} (shm): no connection within {timeout_s:.1f} s") from None
         except OSError as error:
             raise PeerLost(f"{peer} (shm): cannot connect to {endpoint}: {error}") from error
-        hello = {
-            "version": PROTOCOL_VERSION,
-            "dims": layout.dims_hash,
-            "layout": layout.describe(),
-        }
-        _send(connection, hello, [bell.fd], peer)
+        _send(connection, greeting(layout), [bell.fd], peer)
         answer, fds = _receive(connection, 2, peer)
         if "refused" in answer:
             raise FailedPrecondition(

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from shared.dataplane.doorbell import Doorbell
 from shared.dataplane.errors import ChannelTimeout, PeerLost, ProtocolError
+from shared.dataplane.handshake import greeting, refusal
 from shared.dataplane.host_watch import HostWatch
-from shared.dataplane.layout import PROTOCOL_VERSION, Layout
+from shared.dataplane.layout import Layout
 from shared.dataplane.stream import StreamLink
 from shared.dataplane.unix_names import short_path
 from shared.errors import FailedPrecondition
@@ -116,15 +117,9 @@ class StreamListener:
             return None
         if not hmac.compare_digest(str(hello.get("token")).encode(), self._token.encode()):
             return None
-        refusal = None
-        if hello.get("version") != PROTOCOL_VERSION:
-            theirs = hello.get("version")
-            refusal = f"protocol version {theirs!r}: this FFN speaks {PROTOCOL_VERSION}"
-        elif hello.get("dims") != self._layout.dims_hash:
-            refusal = f"dimensions {hello.get('layout')}: this FFN has {self._layout.describe()}"
-        if refusal:
-            _send(connection, {"refused": refusal}, deadline, who)
-            raise FailedPrecondition(f"{who}: {refusal}", reason="DATA_PLANE_MISMATCH")
+        if why := refusal(hello, self._layout):
+            _send(connection, {"refused": why}, deadline, who)
+            raise FailedPrecondition(f"{who}: {why}", reason="DATA_PLANE_MISMATCH")
         _send(connection, {"epoch": self._epoch}, deadline, who)
         return _link(
             connection, self._layout, self._epoch, self._transport, self._peer, self._bell, False
@@ -161,12 +156,7 @@ def connect(
     address, _, token = endpoint.rpartition("/")
     connection = _dial(address, transport, timeout_s, who)
     try:
-        hello = {
-            "token": token,
-            "version": PROTOCOL_VERSION,
-            "dims": layout.dims_hash,
-            "layout": layout.describe(),
-        }
+        hello = {"token": token, **greeting(layout)}
         _send(connection, hello, deadline, who)
         answer = _receive(connection, deadline, who)
         if "refused" in answer:
